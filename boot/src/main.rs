@@ -1,0 +1,3 @@
+//! The boot loader.
+#![no_std]
+#![no_main]

@@ -1,0 +1,4 @@
+//! To be filled.
+
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Interrupt remapping: entries of the remapping table, and posted-interrupt descriptors.
+
+pub mod posted;

@@ -1,0 +1,16 @@
+//! A driver for Intel VT-d (Virtualization Technology for Directed I/O).
+//!
+//! The crate holds no assembly, no statics and no fixed address: it reaches the machine through the traits of
+//! [`door`], so it runs the same in a hypervisor and in an ordinary process.
+
+#![no_std]
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod address;
+pub mod door;
+pub mod interrupt;

@@ -1,0 +1,3 @@
+//! The hypervisor.
+
+#![cfg_attr(not(test), no_std)]
