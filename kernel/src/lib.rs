@@ -1,3 +1,10 @@
-//! The hypervisor.
+//! The hypervisor, as a library: everything but the entry point, so that its logic builds and is tested as an ordinary
+//! process too. What executes privileged instructions compiles there and is not called.
 
 #![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod cpu;
+pub mod memory;
+pub mod platform;

@@ -1,0 +1,1 @@
+//! The machine around the processors: ACPI, PCI, serial port.
