@@ -1,0 +1,182 @@
+//! What a configuration says: the whole file.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use crate::device::Selector;
+use crate::position::Placed;
+use crate::problem::Rule;
+use crate::read::{Notes, Section};
+use crate::{overlap, vm};
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// What the machine does when every VM has ended.
+    pub at_end: AtEnd,
+    /// The VMs, in the order of the file; at least one.
+    pub vms: Vec<Vm>,
+}
+
+/// What the machine does when every VM has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtEnd {
+    /// All CPUs stop.
+    #[default]
+    Halt,
+    /// The machine is reset.
+    Reset,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vm {
+    /// Its name: 1 to 15 letters, digits, `-` or `_`; no other VM has it.
+    pub name: Placed<String>,
+    /// The host CPUs (index in the MADT's order) that run its virtual CPUs: one each, in this order; at least one,
+    /// and no CPU is named twice in the whole configuration.
+    pub cpus: Vec<Placed<u32>>,
+    /// Its RAM in bytes: a multiple of 2 MiB, not 0.
+    pub memory: Placed<u64>,
+    /// What it runs.
+    pub image: Image,
+    /// Whether it has a debug exit device at port 0xF4, where a guest ends its VM with a number.
+    pub debug_exit: bool,
+    /// The PCI functions that it owns, as the file names them; see [`Configuration::claims`].
+    pub devices: Vec<Placed<Selector>>,
+    /// The rules that are overridden for it.
+    pub allow: Vec<Override>,
+    /// What becomes of it when it resets itself.
+    pub on_reset: OnReset,
+    /// How often it is started again, at most; `None`: always.
+    pub restarts: Option<u32>,
+}
+
+/// What a VM runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// A Linux kernel (bzImage).
+    Linux(LinuxImage),
+    /// A Multiboot 1 image.
+    Multiboot(MultibootImage),
+}
+
+/// A Linux kernel and what it is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinuxImage {
+    /// Path of the bzImage.
+    pub kernel: Placed<String>,
+    /// Path of the initramfs.
+    pub initrd: Option<Placed<String>>,
+    /// The kernel's command line.
+    pub cmdline: String,
+}
+
+/// A Multiboot 1 image and what it is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MultibootImage {
+    /// Path of the image.
+    pub image: Placed<String>,
+    /// Its modules, in the order of the file.
+    pub modules: Vec<Module>,
+    /// Its command line.
+    pub cmdline: String,
+}
+
+/// A file that a Multiboot image finds in its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Path of the file.
+    pub path: Placed<String>,
+    /// The string that comes with it.
+    pub cmdline: String,
+}
+
+/// A rule that a VM may be excused from. Each start says so in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Override {
+    /// `unsafe-interrupts`: devices may be assigned although the machine cannot remap interrupts, so that the VM can
+    /// forge interrupts of others.
+    UnsafeInterrupts,
+}
+
+impl Override {
+    /// Every override.
+    pub const ALL: [Self; 1] = [Self::UnsafeInterrupts];
+
+    /// As it is written in `allow`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnsafeInterrupts => "unsafe-interrupts",
+        }
+    }
+}
+
+/// What becomes of a VM that resets itself: by the reset register, port 0xCF9, the keyboard controller or a triple
+/// fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnReset {
+    /// It starts again.
+    #[default]
+    Restart,
+    /// It ends.
+    Stop,
+}
+
+impl Configuration {
+    /// The files that the configuration names, each once, in the order of the file.
+    pub fn files(&self) -> Vec<&Placed<String>> {
+        let mut files: Vec<&Placed<String>> = Vec::new();
+        for file in self.vms.iter().flat_map(Vm::files) {
+            if !files.iter().any(|known| known.value == file.value) {
+                files.push(file);
+            }
+        }
+        files
+    }
+}
+
+impl Vm {
+    /// The files that the VM needs, in the order in which it needs them.
+    pub fn files(&self) -> Vec<&Placed<String>> {
+        match &self.image {
+            Image::Linux(linux) => core::iter::once(&linux.kernel).chain(&linux.initrd).collect(),
+            Image::Multiboot(multiboot) => {
+                core::iter::once(&multiboot.image).chain(multiboot.modules.iter().map(|module| &module.path)).collect()
+            }
+        }
+    }
+
+    /// Whether this rule is overridden for the VM.
+    pub fn allows(&self, rule: Override) -> bool {
+        self.allow.contains(&rule)
+    }
+}
+
+/// Reads the whole file's table. `None` where something that cannot be left out is missing or wrong.
+pub(crate) fn read(table: Spanned<DeTable<'_>>, notes: &mut Notes<'_>) -> Option<Configuration> {
+    let start = table.span().start;
+    let mut top = Section::new("the configuration", start, table.into_inner(), notes);
+    let at_end = top.choice("at_end", &[("halt", AtEnd::Halt), ("reset", AtEnd::Reset)]);
+    let vms = top.array("vm");
+    top.no_more_keys();
+    let vms = match vms {
+        Some(vms) if !vms.is_empty() => vms,
+        Some(_) => {
+            notes.problem(start, "the configuration", Rule::NoVm);
+            return None;
+        }
+        None => {
+            notes.missing(start, "the configuration", Rule::NoVm);
+            return None;
+        }
+    };
+    let (wishes, vms): (Vec<_>, Vec<_>) =
+        vms.into_iter().enumerate().map(|(index, value)| vm::read(index, value, notes)).unzip();
+    overlap::report(&wishes, notes);
+    let vms = vms.into_iter().collect::<Option<Vec<Vm>>>()?;
+    Some(Configuration { at_end: at_end.unwrap_or_default(), vms })
+}

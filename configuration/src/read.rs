@@ -1,0 +1,269 @@
+//! Reading TOML tables without giving up at the first mistake.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeInteger, DeTable, DeValue};
+
+use crate::position::{Placed, Position};
+use crate::problem::{Problem, Rule};
+
+/// The problems found so far, and the text that they are in.
+pub(crate) struct Notes<'t> {
+    text: &'t str,
+    problems: Vec<Problem>,
+    /// Lines that are not TOML: what else is said of them may be a mere consequence.
+    broken: Vec<u32>,
+}
+
+impl<'t> Notes<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
+        Self { text, problems: Vec::new(), broken: Vec::new() }
+    }
+
+    /// The text is not TOML at `span`, or somewhere, if that is `None`.
+    pub(crate) fn syntax(&mut self, span: Option<Range<usize>>, message: &str) {
+        let span = span.unwrap_or_default();
+        let position = self.position(span.start);
+        self.broken.push(position.line);
+        let rule = match self.text.get(span) {
+            Some(key) if message == "duplicate key" => Rule::KeyTwice(key.to_owned()),
+            _ => Rule::Syntax(message.to_owned()),
+        };
+        self.problems.push(Problem::new(position, "the configuration".to_owned(), rule));
+    }
+
+    /// Something at the byte `offset` breaks a rule.
+    pub(crate) fn problem(&mut self, offset: usize, thing: &str, rule: Rule) {
+        let position = self.position(offset);
+        self.problem_at(position, thing, rule);
+    }
+
+    /// Something at `position` breaks a rule.
+    pub(crate) fn problem_at(&mut self, position: Position, thing: &str, rule: Rule) {
+        if !self.broken.contains(&position.line) {
+            self.problems.push(Problem::new(position, thing.to_owned(), rule));
+        }
+    }
+
+    /// Something that belongs into the table at the byte `offset` is not there. Not worth a word where the text is not
+    /// TOML: it may stand in the part that could not be read.
+    pub(crate) fn missing(&mut self, offset: usize, thing: &str, rule: Rule) {
+        if self.broken.is_empty() {
+            self.problem(offset, thing, rule);
+        }
+    }
+
+    pub(crate) fn position(&self, offset: usize) -> Position {
+        Position::of(self.text, offset)
+    }
+
+    /// The value, if nothing was wrong; else the problems in the order of their places.
+    pub(crate) fn finish<T>(mut self, value: Option<T>) -> Result<T, Vec<Problem>> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok(value),
+            _ => {
+                self.problems.sort_by_key(|problem| (problem.line, problem.column));
+                self.problems.dedup();
+                if self.problems.is_empty() {
+                    // Nothing was said, yet nothing was read: the reader has a gap. Refuse all the same.
+                    self.syntax(None, "the file could not be read");
+                }
+                Err(self.problems)
+            }
+        }
+    }
+}
+
+/// A table of the file while its keys are read, one after the other.
+pub(crate) struct Section<'t, 'n, 'i> {
+    /// What the table is, for messages.
+    thing: String,
+    /// Where it begins, in bytes.
+    start: usize,
+    table: DeTable<'i>,
+    notes: &'n mut Notes<'t>,
+    known: Vec<&'static str>,
+}
+
+/// A value with its place in bytes and the words for it in messages.
+pub(crate) struct Item<'i> {
+    pub(crate) value: DeValue<'i>,
+    pub(crate) offset: usize,
+    pub(crate) thing: String,
+}
+
+impl<'t, 'n, 'i> Section<'t, 'n, 'i> {
+    pub(crate) fn new(thing: impl Into<String>, start: usize, table: DeTable<'i>, notes: &'n mut Notes<'t>) -> Self {
+        Self { thing: thing.into(), start, table, notes, known: Vec::new() }
+    }
+
+    /// A section from a value that must be a table.
+    pub(crate) fn of(item: Item<'i>, notes: &'n mut Notes<'t>) -> Option<Self> {
+        match item.value {
+            DeValue::Table(table) => Some(Self::new(item.thing, item.offset, table, notes)),
+            other => {
+                notes.problem(item.offset, &item.thing, wrong_type("a table", &other));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn thing(&self) -> &str {
+        &self.thing
+    }
+
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
+    pub(crate) fn notes(&mut self) -> &mut Notes<'t> {
+        self.notes
+    }
+
+    /// Changes what messages call the table.
+    pub(crate) fn rename(&mut self, thing: String) {
+        self.thing = thing;
+    }
+
+    /// What messages call this key.
+    pub(crate) fn name_of(&self, key: &str) -> String {
+        format!("{}, {key}", self.thing)
+    }
+
+    /// Takes the value of `key`, if it is there.
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Item<'i>> {
+        self.known.push(key);
+        let value = self.table.remove(key)?;
+        Some(Item { offset: value.span().start, value: value.into_inner(), thing: self.name_of(key) })
+    }
+
+    /// Takes the value of `key`, and complains if it is not there.
+    pub(crate) fn require(&mut self, key: &'static str, example: &'static str) -> Option<Item<'i>> {
+        let item = self.take(key);
+        if item.is_none() {
+            let thing = self.name_of(key);
+            self.notes.missing(self.start, &thing, Rule::MissingKey { example });
+        }
+        item
+    }
+
+    /// A truth value; `None` if absent or wrong.
+    pub(crate) fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        let item = self.take(key)?;
+        match item.value {
+            DeValue::Boolean(value) => Some(value),
+            other => {
+                self.notes.problem(item.offset, &item.thing, wrong_type("true or false", &other));
+                None
+            }
+        }
+    }
+
+    /// An array's elements; `None` if absent or wrong.
+    pub(crate) fn array(&mut self, key: &'static str) -> Option<Vec<Item<'i>>> {
+        let item = self.take(key)?;
+        item.array(self.notes)
+    }
+
+    /// A number from `low` to `high`; `None` if absent or wrong.
+    pub(crate) fn number(&mut self, key: &'static str, low: u32, high: u32) -> Option<Placed<u32>> {
+        let item = self.take(key)?;
+        item.number(low, high, self.notes)
+    }
+
+    /// One of some words; `None` if absent or wrong.
+    pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
+        let item = self.take(key)?;
+        item.choice(words, self.notes)
+    }
+
+    /// Complains of every key that nobody asked for.
+    pub(crate) fn no_more_keys(mut self) {
+        for (key, _) in core::mem::take(&mut self.table) {
+            let thing = self.name_of(&format!("`{}`", key.get_ref()));
+            self.notes.problem(key.span().start, &thing, Rule::UnknownKey { known: self.known.clone() });
+        }
+    }
+}
+
+impl<'i> Item<'i> {
+    pub(crate) fn string(self, notes: &mut Notes<'_>) -> Option<Placed<String>> {
+        match self.value {
+            DeValue::String(value) => Some(Placed { value: value.into_owned(), position: notes.position(self.offset) }),
+            other => {
+                notes.problem(self.offset, &self.thing, wrong_type("a string", &other));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn array(self, notes: &mut Notes<'_>) -> Option<Vec<Item<'i>>> {
+        match self.value {
+            DeValue::Array(array) => Some(elements(array, &self.thing)),
+            other => {
+                notes.problem(self.offset, &self.thing, wrong_type("an array", &other));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn number(self, low: u32, high: u32, notes: &mut Notes<'_>) -> Option<Placed<u32>> {
+        match self.value {
+            DeValue::Integer(integer) => {
+                let value = to_u32(&integer).filter(|value| (low..=high).contains(value));
+                if value.is_none() {
+                    notes.problem(self.offset, &self.thing, Rule::OutOfRange { low, high });
+                }
+                value.map(|value| Placed { value, position: notes.position(self.offset) })
+            }
+            other => {
+                notes.problem(self.offset, &self.thing, wrong_type("a whole number", &other));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn choice<T: Copy>(self, words: &[(&'static str, T)], notes: &mut Notes<'_>) -> Option<T> {
+        let (offset, thing) = (self.offset, self.thing.clone());
+        let word = self.string(notes)?;
+        let choice = words.iter().find(|(known, _)| *known == word.as_str()).map(|(_, choice)| *choice);
+        if choice.is_none() {
+            let known = words.iter().map(|(known, _)| *known).collect();
+            notes.problem(offset, &thing, Rule::UnknownWord { found: word.value, known });
+        }
+        choice
+    }
+}
+
+fn elements<'i>(array: DeArray<'i>, thing: &str) -> Vec<Item<'i>> {
+    array
+        .into_iter()
+        .map(|element: Spanned<DeValue<'i>>| Item {
+            offset: element.span().start,
+            value: element.into_inner(),
+            thing: thing.to_string(),
+        })
+        .collect()
+}
+
+fn to_u32(integer: &DeInteger<'_>) -> Option<u32> {
+    u32::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+pub(crate) fn wrong_type(expected: &'static str, found: &DeValue<'_>) -> Rule {
+    let found = match found {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    };
+    Rule::WrongType { expected, found }
+}

@@ -1,0 +1,141 @@
+//! Reading one `[[vm]]`.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::device::Selector;
+use crate::image;
+use crate::model::{OnReset, Override, Vm};
+use crate::position::Placed;
+use crate::problem::Rule;
+use crate::read::{Item, Notes, Section};
+use crate::size::Bytes;
+
+/// The most characters of a name: what the log's column holds.
+const NAME_LIMIT: usize = 15;
+/// The most virtual CPUs of a VM: what xAPIC ids below the broadcast id can address.
+const CPU_LIMIT: u32 = 254;
+
+/// What a VM wants for itself alone, as far as it could be read.
+pub(crate) struct Wishes {
+    /// What messages call the VM.
+    pub(crate) thing: String,
+    pub(crate) name: Option<Placed<String>>,
+    pub(crate) cpus: Vec<Placed<u32>>,
+    pub(crate) devices: Vec<Placed<Selector>>,
+}
+
+/// Reads the VM at this place in the list. There is no `Vm` where a part that it cannot be without is missing or
+/// wrong; its wishes can still collide with those of others.
+pub(crate) fn read(index: usize, mut item: Item<'_>, notes: &mut Notes<'_>) -> (Wishes, Option<Vm>) {
+    item.thing = format!("vm number {}", index.saturating_add(1));
+    let mut wishes = Wishes { thing: item.thing.clone(), name: None, cpus: Vec::new(), devices: Vec::new() };
+    let Some(section) = Section::of(item, notes) else { return (wishes, None) };
+    let vm = read_keys(section, &mut wishes);
+    (wishes, vm)
+}
+
+fn read_keys(mut section: Section<'_, '_, '_>, wishes: &mut Wishes) -> Option<Vm> {
+    let name = section.require("name", "name = \"guest\"").and_then(|item| name(item, section.notes()));
+    if let Some(name) = &name {
+        section.rename(format!("vm \"{name}\""));
+        wishes.thing = section.thing().into();
+        wishes.name = Some(name.clone());
+    }
+    let cpus = section.require("cpus", "cpus = [0]").and_then(|item| cpus(item, section.notes()));
+    let memory = section.require("memory", "memory = \"512M\"").and_then(|item| memory(item, section.notes()));
+    let image = section
+        .require("image", "image = { multiboot = { image = \"guests/guest.elf\" } }")
+        .and_then(|item| image::read(item, section.notes()));
+    let debug_exit = section.boolean("debug_exit").unwrap_or(false);
+    let devices = section.array("devices").unwrap_or_default();
+    let devices: Vec<_> = devices.into_iter().filter_map(|item| device(item, section.notes())).collect();
+    wishes.cpus = cpus.clone().unwrap_or_default();
+    wishes.devices = devices.clone();
+    let allow = section.array("allow").unwrap_or_default();
+    let allow = overrides(allow, section.notes());
+    let on_reset =
+        section.choice("on_reset", &[("restart", OnReset::Restart), ("stop", OnReset::Stop)]).unwrap_or_default();
+    let restarts = section.number("restarts", 0, u32::MAX);
+    if let (OnReset::Stop, Some(restarts)) = (on_reset, &restarts) {
+        let thing = section.name_of("restarts");
+        section.notes().problem_at(restarts.position, &thing, Rule::RestartsWithoutRestart);
+    }
+    section.no_more_keys();
+    Some(Vm {
+        name: name?,
+        cpus: cpus?,
+        memory: memory?,
+        image: image?,
+        debug_exit,
+        devices,
+        allow,
+        on_reset,
+        restarts: restarts.map(|restarts| restarts.value),
+    })
+}
+
+fn name(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Placed<String>> {
+    let (offset, thing) = (item.offset, item.thing.clone());
+    let name = item.string(notes)?;
+    let fits = (1..=NAME_LIMIT).contains(&name.len());
+    if fits && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
+        return Some(name);
+    }
+    notes.problem(offset, &thing, Rule::BadName(name.value));
+    None
+}
+
+fn cpus(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Vec<Placed<u32>>> {
+    let (offset, thing) = (item.offset, item.thing.clone());
+    let items = item.array(notes)?;
+    if items.is_empty() {
+        notes.problem(offset, &thing, Rule::NoCpu);
+        return None;
+    }
+    // Each CPU is named once and has an index of 32 bits, but no VM has more virtual CPUs than APIC ids.
+    if u32::try_from(items.len()).map_or(true, |count| count > CPU_LIMIT) {
+        notes.problem(offset, &format!("{thing}, how many"), Rule::OutOfRange { low: 1, high: CPU_LIMIT });
+        return None;
+    }
+    let all = items.len();
+    let cpus: Vec<_> = items.into_iter().filter_map(|item| item.number(0, u32::MAX, notes)).collect();
+    (cpus.len() == all).then_some(cpus)
+}
+
+fn memory(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Placed<u64>> {
+    let (offset, thing) = (item.offset, item.thing.clone());
+    let text = item.string(notes)?;
+    match Bytes::parse(&text) {
+        Some(size) if size.is_whole() => return Some(Placed { value: size.0, position: text.position }),
+        Some(size) => notes.problem(offset, &thing, Rule::UnalignedSize(size)),
+        None => notes.problem(offset, &thing, Rule::BadSize(text.value)),
+    }
+    None
+}
+
+fn device(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Placed<Selector>> {
+    let (offset, thing) = (item.offset, item.thing.clone());
+    let text = item.string(notes)?;
+    let selector = Selector::parse(&text);
+    if selector.is_none() {
+        notes.problem(offset, &thing, Rule::BadDevice(text.value));
+    }
+    selector.map(|value| Placed { value, position: text.position })
+}
+
+fn overrides(items: Vec<Item<'_>>, notes: &mut Notes<'_>) -> Vec<Override> {
+    let words = Override::ALL.map(|rule| (rule.name(), rule));
+    let mut allow = Vec::new();
+    for item in items {
+        let (offset, thing) = (item.offset, item.thing.clone());
+        let Some(rule) = item.choice(&words, notes) else { continue };
+        if allow.contains(&rule) {
+            notes.problem(offset, &thing, Rule::WordTwice(rule.name().into()));
+        } else {
+            allow.push(rule);
+        }
+    }
+    allow
+}
