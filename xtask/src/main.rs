@@ -1,2 +1,38 @@
-//! Every command a person runs.
-fn main() {}
+//! Every command a person runs: `cargo xtask --help` lists them.
+//!
+//! [`command_line`] says what may be typed, [`provision`] finds or fetches the tools, [`compile`] builds what boots,
+//! [`volume`] lays it on a boot volume, [`machine`] starts it in QEMU, [`log_line`] reads what it says.
+
+#![forbid(unsafe_code)]
+
+mod command_line;
+mod compile;
+mod log_line;
+mod machine;
+mod process;
+mod progress;
+mod provision;
+mod run;
+mod volume;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use command_line::{Command, CommandLine};
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let outcome = match &command_line.command {
+        Command::Setup(options) => provision::setup(options),
+        Command::Build(options) => run::build(options),
+        Command::Run(options) => run::run(options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

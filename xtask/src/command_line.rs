@@ -1,0 +1,98 @@
+//! What may be typed after `cargo xtask`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Builds, runs and tests Postern. Each command first finds or fetches the tools that it needs.
+#[derive(Parser, Debug)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    after_help = "What is fetched is unpacked, without root, into one folder and nowhere else: $POSTERN_CACHE, or \
+                  $XDG_CACHE_HOME/postern, or ~/.cache/postern."
+)]
+pub(crate) struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Find or fetch every tool that the other commands need, and say where each one is
+    Setup(Offline),
+    /// Build the boot loader, the kernel and the test guests
+    Build(Offline),
+    /// Boot Postern in QEMU and show its log and the guests' consoles
+    ///
+    /// Without --config it runs the demo: a Linux guest that owns an NVMe disk and a network card, beside a guest
+    /// whose device attacks everything in reach. It then proves from the log and the disk that the first worked and
+    /// the second was stopped; the exit status is 0 only if every point is proven.
+    Run(Box<RunOptions>),
+}
+
+/// Whether anything may be fetched.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct Offline {
+    /// Fetch nothing; name what is missing instead
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+/// Options of `run`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct RunOptions {
+    /// Keep the machine running and connect this terminal to the Linux guest's shell
+    #[arg(long)]
+    pub(crate) shell: bool,
+    /// Boot with this configuration instead of the demo's; the files that it names are looked for beside it, then
+    /// among the guests that xtask builds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A Linux kernel (bzImage) to use as guests/vmlinuz instead of Debian's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initramfs to use as guests/initrd instead of the one that xtask makes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// One more argument for QEMU, as it is; may be given several times
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) qemu_arguments: Vec<String>,
+    /// Stop the machine after so many seconds [default: 180; with --shell no limit]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// Whether anything may be fetched.
+    #[command(flatten)]
+    pub(crate) offline: Offline,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn qemu_arguments_may_start_with_a_hyphen_and_repeat() {
+        let line = ["xtask", "run", "--qemu-arg", "-d", "--qemu-arg", "int", "--offline"];
+        let Command::Run(options) = CommandLine::try_parse_from(line).unwrap().command else { panic!() };
+        assert_eq!(options.qemu_arguments, ["-d", "int"]);
+        assert!(options.offline.offline);
+    }
+
+    #[test]
+    fn every_command_and_option_has_help() {
+        for command in CommandLine::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+            }
+        }
+    }
+}

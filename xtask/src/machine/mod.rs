@@ -1,0 +1,163 @@
+//! One emulated machine: QEMU's q35 with Intel's remapping unit and a CPU with SVM, started, listened to and stopped.
+//!
+//! Nothing here sleeps: the serial port's lines and the end of QEMU arrive as events, with one deadline for all.
+
+mod hardware;
+mod monitor;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+pub(crate) use hardware::Hardware;
+use monitor::Monitor;
+
+use crate::log_line::LogLine;
+use crate::provision::Qemu;
+
+/// What a machine reports.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A line on the serial port.
+    Line(LogLine),
+    /// QEMU ended: the machine was reset or powered off, or QEMU refused its arguments.
+    Ended(ExitStatus),
+    /// The deadline passed.
+    DeadlinePassed,
+}
+
+/// How the machine's serial port is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serial {
+    /// Its lines are events.
+    Lines,
+    /// It is this terminal.
+    Terminal,
+}
+
+/// A machine that is running; it is stopped when this is dropped.
+pub(crate) struct Machine {
+    child: Child,
+    lines: Receiver<LogLine>,
+    monitor: PathBuf,
+    errors: PathBuf,
+}
+
+impl Machine {
+    /// Starts a machine from the boot volume `volume`; its files (firmware's variables, the serial log) go to `folder`.
+    pub(crate) fn start(
+        qemu: &Qemu,
+        hardware: &Hardware,
+        volume: &Path,
+        folder: &Path,
+        serial: Serial,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let variables = folder.join("firmware-variables.fd");
+        fs::copy(&qemu.firmware_variables, &variables).context("cannot copy the firmware's variables")?;
+        // A socket's path has room for some hundred bytes only: not under the target folder.
+        let monitor = std::env::temp_dir().join(format!("postern-{}-{}", std::process::id(), unique()));
+        let errors = folder.join("qemu.log");
+        let mut command = qemu.command();
+        command.args(hardware.arguments(&qemu.firmware_code, &variables, volume));
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        command.args(["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"]);
+        command.stderr(File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?);
+        match serial {
+            Serial::Lines => command.stdin(Stdio::null()).stdout(Stdio::piped()),
+            Serial::Terminal => command.stdin(Stdio::inherit()).stdout(Stdio::inherit()),
+        };
+        let mut child = command.spawn().context("cannot start QEMU")?;
+        let (sender, lines) = channel();
+        if let Some(output) = child.stdout.take() {
+            let log_path = folder.join("serial.log");
+            let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+            thread::spawn(move || listen(output, log, &sender));
+        }
+        Ok(Self { child, lines, monitor, errors })
+    }
+
+    /// The next event, waiting for it until `deadline` (`None`: for ever).
+    pub(crate) fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
+        let received = match deadline {
+            None => self.lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        };
+        match received {
+            Ok(line) => Ok(Event::Line(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(Event::DeadlinePassed),
+            // The listener stops when QEMU closes the serial port, which it does at its end only.
+            Err(RecvTimeoutError::Disconnected) => Ok(Event::Ended(self.child.wait().context("cannot wait for QEMU")?)),
+        }
+    }
+
+    /// What QEMU itself had to say, if anything.
+    pub(crate) fn complaints(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Stops the machine in an orderly way, so that its disks' images are complete.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        if self.child.try_wait().context("cannot ask for QEMU's state")?.is_none() {
+            Monitor::connect(&self.monitor)?.quit()?;
+            self.child.wait().context("cannot wait for QEMU")?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // After `stop` both fail: there is nothing left to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.monitor);
+    }
+}
+
+/// Sends each line of the serial port, and writes the port's bytes to a file.
+fn listen(output: impl Read, mut log: File, lines: &Sender<LogLine>) {
+    let mut output = BufReader::new(output);
+    let mut raw = Vec::new();
+    while output.read_until(b'\n', &mut raw).is_ok_and(|count| count > 0) {
+        // A log that cannot be written is no reason to lose the machine's events.
+        let _ = log.write_all(&raw);
+        if let Some(line) = LogLine::parse(&String::from_utf8_lossy(&raw))
+            && lines.send(line).is_err()
+        {
+            return;
+        }
+        raw.clear();
+    }
+}
+
+/// A number that no other machine of this process has.
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_arrive_as_they_were_said_and_are_kept() {
+        let path = std::env::temp_dir().join(format!("postern-listen-{}.log", std::process::id()));
+        let (sender, lines) = channel();
+        let said = b"BdsDxe: starting\r\n\r\n[    0.000001] info  kernel    | up\n[    0.000002] linux     | $ ";
+        listen(&said[..], File::create(&path).unwrap(), &sender);
+        drop(sender);
+        let messages: Vec<String> = lines.iter().map(|line| line.message).collect();
+        assert_eq!(messages, ["BdsDxe: starting", "up", "$"]);
+        assert_eq!(fs::read(&path).unwrap(), said);
+        fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,40 @@
+//! The tools that Postern is built and run with: found where they are good enough, else fetched into the cache folder.
+//!
+//! Nothing is installed: Debian's packages are downloaded with apt's own client under a private state and unpacked
+//! beside the system. Each unpacked folder appears under its name only when it is complete.
+
+mod cache;
+mod debian;
+mod guest;
+mod qemu;
+mod toolchain;
+
+use anyhow::{Result, bail};
+
+pub(crate) use guest::GuestFiles;
+pub(crate) use qemu::Qemu;
+pub(crate) use toolchain::Toolchain;
+
+use crate::command_line::Offline;
+
+/// The targets that boot: the kernel and the guests, and the loader.
+pub(crate) const TARGETS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-uefi"];
+
+/// `cargo xtask setup`: finds or fetches everything and says where it is.
+pub(crate) fn setup(options: &Offline) -> Result<()> {
+    let mut missing = Vec::new();
+    report("bare-metal Rust", Toolchain::find(options).map(|found| found.describe()), &mut missing);
+    report("QEMU and OVMF", Qemu::find(options).map(|found| found.describe()), &mut missing);
+    report("Linux guest", GuestFiles::find(options).map(|found| found.describe()), &mut missing);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", missing.join("\n"))
+}
+
+fn report(what: &str, found: Result<String>, missing: &mut Vec<String>) {
+    match found {
+        Ok(place) => println!("{what:16} {place}"),
+        Err(error) => missing.push(format!("{what}: {error:#}")),
+    }
+}

@@ -1,0 +1,122 @@
+//! QEMU and its firmware.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::debian::PackageSet;
+use crate::command_line::Offline;
+use crate::process::{find_on_path, output_of};
+
+/// The first release whose emulated CPU has an x2APIC.
+const OLDEST: u32 = 10;
+
+const DEBIAN_QEMU: PackageSet = PackageSet {
+    name: "qemu",
+    purpose: "the emulated machine (QEMU and OVMF)",
+    suites: &["bookworm", "bookworm-backports"],
+    packages: &["qemu-system-x86", "ovmf"],
+    wanted: |package| package != "libc6" && package != "gcc-12-base",
+    remedy: "install QEMU 10 or newer with its x86-64 system emulator, and OVMF (edk2)",
+};
+
+/// Where distributions put OVMF: code and variables.
+const FIRMWARE: [(&str, &str); 4] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/qemu/edk2-x86_64-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"),
+];
+
+/// A QEMU that is new enough, and firmware for it.
+pub(crate) struct Qemu {
+    program: PathBuf,
+    /// The folder it was unpacked into; `None`: the system's own.
+    root: Option<PathBuf>,
+    /// OVMF's code, mapped read-only into the machine.
+    pub(crate) firmware_code: PathBuf,
+    /// OVMF's empty variable store, to be copied for each machine.
+    pub(crate) firmware_variables: PathBuf,
+    version: String,
+}
+
+impl Qemu {
+    /// Finds QEMU on PATH, else in the cache, else fetches it.
+    pub(crate) fn find(options: &Offline) -> Result<Self> {
+        if let Some(found) = Self::of_the_system() {
+            return Ok(found);
+        }
+        let root = DEBIAN_QEMU.ensure(options)?;
+        let mut found = Self {
+            program: root.join("usr/bin/qemu-system-x86_64"),
+            firmware_code: root.join("usr/share/OVMF/OVMF_CODE_4M.fd"),
+            firmware_variables: root.join("usr/share/OVMF/OVMF_VARS_4M.fd"),
+            root: Some(root),
+            version: String::new(),
+        };
+        let answer = output_of(found.command().arg("--version"))?;
+        match version(&answer) {
+            Some((major, text)) if major >= OLDEST => found.version = text,
+            _ => bail!("the unpacked QEMU is not of version {OLDEST} or newer: {}", answer.trim()),
+        }
+        Ok(found)
+    }
+
+    fn of_the_system() -> Option<Self> {
+        let program = find_on_path("qemu-system-x86_64")?;
+        let (major, text) = version(&output_of(Command::new(&program).arg("--version")).ok()?)?;
+        let (code, variables) = FIRMWARE.iter().find(|(code, variables)| exists(code) && exists(variables))?;
+        (major >= OLDEST).then(|| Self {
+            program,
+            root: None,
+            firmware_code: code.into(),
+            firmware_variables: variables.into(),
+            version: text,
+        })
+    }
+
+    /// Where it is, for a person.
+    pub(crate) fn describe(&self) -> String {
+        format!("{} ({})", self.program.display(), self.version)
+    }
+
+    /// QEMU, with the environment that it needs.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(root) = &self.root {
+            let libraries = root.join("usr/lib/x86_64-linux-gnu");
+            command.env("QEMU_MODULE_DIR", libraries.join("qemu"));
+            let folders = [libraries, root.join("lib/x86_64-linux-gnu")];
+            command.env("LD_LIBRARY_PATH", std::env::join_paths(folders).unwrap_or_default());
+            for share in ["usr/share/qemu", "usr/share/seabios"] {
+                command.arg("-L").arg(root.join(share));
+            }
+        }
+        command
+    }
+}
+
+fn exists(file: &str) -> bool {
+    Path::new(file).exists()
+}
+
+/// The major number and the text of `QEMU emulator version 10.0.2 (...)`.
+fn version(answer: &str) -> Option<(u32, String)> {
+    let line = answer.lines().next()?;
+    let number = line.split("version ").nth(1)?.split_whitespace().next()?;
+    Some((number.split('.').next()?.parse().ok()?, format!("QEMU {number}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_version() {
+        let answer = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)\nCopyright";
+        assert_eq!(version(answer), Some((10, "QEMU 10.0.2".to_owned())));
+        assert_eq!(version("QEMU emulator version 7.2.17"), Some((7, "QEMU 7.2.17".to_owned())));
+        assert_eq!(version("something else"), None);
+    }
+}
