@@ -8,3 +8,5 @@ extern crate alloc;
 pub mod cpu;
 pub mod memory;
 pub mod platform;
+pub mod vapic;
+pub mod vcpu;

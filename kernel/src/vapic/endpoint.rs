@@ -1,0 +1,288 @@
+//! A virtual CPU's place on the bus: the part of its interrupt state that others may write.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use bitflags::bitflags;
+use iommu::interrupt::posted::PostedInterruptDescriptor;
+
+use super::message::Trigger;
+use super::vectors::VectorSet;
+
+bitflags! {
+    /// What others may ask of a virtual CPU beside its interrupts. Each is taken once, before the next entry.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Requests: u32 {
+        /// A non-maskable interrupt.
+        const NON_MASKABLE = 1 << 0;
+        /// INIT: reset, then wait for start-up.
+        const INIT = 1 << 1;
+        /// Start-up, at the page that [`Endpoint::take_start_page`] gives.
+        const START_UP = 1 << 2;
+        /// The nested page table lost rights: forget its translations.
+        const FLUSH = 1 << 3;
+        /// The machine has ended: do not enter again. Stays set.
+        const STOP = 1 << 4;
+        /// The host's scheduler wants the processor.
+        const YIELD = 1 << 5;
+    }
+}
+
+/// How a local APIC is addressed: its id, its logical id and the mode it is in, in one word so that a sender never
+/// sees half a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApicAddress {
+    /// The APIC id.
+    pub id: u32,
+    /// Bits 31:24 of the logical destination register (xAPIC mode).
+    pub logical: u8,
+    /// Flat model (xAPIC mode; otherwise cluster).
+    pub flat: bool,
+    /// x2APIC mode.
+    pub x2apic: bool,
+    /// Global enable (IA32_APIC_BASE bit 11) and software enable (SVR bit 8): takes fixed interrupts.
+    pub enabled: bool,
+}
+
+impl ApicAddress {
+    fn pack(self) -> u64 {
+        u64::from(self.id)
+            | u64::from(self.logical) << 32
+            | u64::from(self.flat) << 40
+            | u64::from(self.x2apic) << 41
+            | u64::from(self.enabled) << 42
+    }
+
+    fn unpack(word: u64) -> Self {
+        Self {
+            id: word as u32,
+            logical: (word >> 32) as u8,
+            flat: word & 1 << 40 != 0,
+            x2apic: word & 1 << 41 != 0,
+            enabled: word & 1 << 42 != 0,
+        }
+    }
+
+    /// Whether physical destination `id` means this APIC. 0xFF is everyone in xAPIC mode, all ones in x2APIC mode.
+    pub fn is_physical(&self, id: u32) -> bool {
+        id == self.id || id == u32::MAX || (id == 0xff && !self.x2apic)
+    }
+
+    /// Whether logical destination `mask` means this APIC, by the model that it is set to (SDM volume 3 sections
+    /// 11.6.2.2 and 11.12.10).
+    pub fn is_logical(&self, mask: u32) -> bool {
+        if mask == u32::MAX {
+            return true;
+        }
+        if self.x2apic {
+            return mask >> 16 == self.id >> 4 && mask & 1 << (self.id & 15) != 0;
+        }
+        let mask = mask as u8;
+        if mask == 0xff {
+            return true;
+        }
+        if self.flat {
+            mask & self.logical != 0
+        } else {
+            mask >> 4 == self.logical >> 4 && mask & self.logical & 0xf != 0
+        }
+    }
+}
+
+/// What another processor, an interrupt handler or the I/O APIC may write of a virtual CPU's state.
+#[repr(C)]
+pub struct Endpoint {
+    /// The mailbox. Remapping units write it too.
+    mailbox: PostedInterruptDescriptor,
+    /// Which vectors were last posted as level-triggered: the local APIC's trigger-mode bits come from here.
+    level: [AtomicU64; 4],
+    address: AtomicU64,
+    requests: AtomicU32,
+    start_page: AtomicU32,
+    /// The host CPU that has to be kicked.
+    host_cpu: AtomicU32,
+    kick: fn(u32),
+}
+
+impl Endpoint {
+    /// The endpoint of a virtual CPU with this APIC id on this host CPU. `kick` makes a host CPU leave its guest or
+    /// its idle loop; it must be callable from an interrupt handler.
+    pub fn new(id: u32, host_cpu: u32, kick: fn(u32)) -> Self {
+        let address = ApicAddress { id, logical: 0, flat: true, x2apic: false, enabled: false };
+        Self {
+            mailbox: PostedInterruptDescriptor::new(),
+            level: [const { AtomicU64::new(0) }; 4],
+            address: AtomicU64::new(address.pack()),
+            requests: AtomicU32::new(0),
+            start_page: AtomicU32::new(0),
+            host_cpu: AtomicU32::new(host_cpu),
+            kick,
+        }
+    }
+
+    /// The mailbox, for those who program its address or vector into hardware.
+    pub fn mailbox(&self) -> &PostedInterruptDescriptor {
+        &self.mailbox
+    }
+
+    /// Posts a fixed interrupt and makes the virtual CPU notice. Callable from an interrupt handler: a dozen
+    /// instructions, no lock.
+    pub fn post(&self, vector: u8, trigger: Trigger) {
+        let (word, bit) = (&self.level[usize::from(vector >> 6)], 1 << (vector & 63));
+        // Before the request: whoever takes the request finds the trigger mode that belongs to it.
+        match trigger {
+            Trigger::Level => {
+                word.fetch_or(bit, Ordering::AcqRel);
+            }
+            Trigger::Edge => {
+                if word.load(Ordering::Acquire) & bit != 0 {
+                    word.fetch_and(!bit, Ordering::AcqRel);
+                }
+            }
+        }
+        if self.mailbox.post(vector) {
+            self.kick();
+        }
+    }
+
+    /// Asks for something and makes the virtual CPU notice.
+    pub fn request(&self, requests: Requests) {
+        self.requests.fetch_or(requests.bits(), Ordering::AcqRel);
+        self.kick();
+    }
+
+    /// Asks for INIT. A start-up that was not taken yet is lost, as on hardware.
+    pub fn request_init(&self) {
+        self.requests.fetch_and(!Requests::START_UP.bits(), Ordering::AcqRel);
+        self.request(Requests::INIT);
+    }
+
+    /// Asks for a start at `page` times 4096.
+    pub fn request_start_up(&self, page: u8) {
+        self.start_page.store(u32::from(page), Ordering::Release);
+        self.request(Requests::START_UP);
+    }
+
+    /// Takes every request that is pending; [`Requests::STOP`] stays.
+    pub fn take_requests(&self) -> Requests {
+        let pending = self.requests.load(Ordering::Acquire);
+        if pending == 0 {
+            return Requests::empty();
+        }
+        Requests::from_bits_retain(self.requests.fetch_and(Requests::STOP.bits(), Ordering::AcqRel))
+    }
+
+    /// The requests that are pending.
+    pub fn requests(&self) -> Requests {
+        Requests::from_bits_retain(self.requests.load(Ordering::Acquire))
+    }
+
+    /// The page of the last start-up request.
+    pub fn take_start_page(&self) -> u8 {
+        self.start_page.load(Ordering::Acquire) as u8
+    }
+
+    /// Whether the virtual CPU has anything to look at.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        self.requests.load(Ordering::Acquire) != 0 || self.mailbox.is_outstanding()
+    }
+
+    /// Takes the interrupts that were posted, with those among them that are level-triggered.
+    pub(super) fn take_posted(&self) -> Option<(VectorSet, VectorSet)> {
+        let words = self.mailbox.take()?;
+        let level = core::array::from_fn(|word| {
+            self.level.get(word).map_or(0, |level| level.load(Ordering::Acquire))
+                & words.get(word).copied().unwrap_or_default()
+        });
+        Some((VectorSet::from_words(words), VectorSet::from_words(level)))
+    }
+
+    /// How the local APIC is addressed now.
+    pub fn address(&self) -> ApicAddress {
+        ApicAddress::unpack(self.address.load(Ordering::Acquire))
+    }
+
+    /// Changes how the local APIC is addressed.
+    pub(super) fn set_address(&self, address: ApicAddress) {
+        self.address.store(address.pack(), Ordering::Release);
+    }
+
+    /// The virtual CPU runs on another host CPU from now on.
+    pub fn set_host_cpu(&self, host_cpu: u32) {
+        self.host_cpu.store(host_cpu, Ordering::Release);
+    }
+
+    /// The host CPU that runs the virtual CPU, or last ran it.
+    pub fn host_cpu(&self) -> u32 {
+        self.host_cpu.load(Ordering::Acquire)
+    }
+
+    /// Makes the virtual CPU look at its requests and its mailbox.
+    pub fn kick(&self) {
+        (self.kick)(self.host_cpu());
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("address", &self.address())
+            .field("requests", &self.requests())
+            .field("mailbox", &self.mailbox)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    static KICKS: AtomicUsize = AtomicUsize::new(0);
+
+    #[test]
+    fn one_kick_serves_until_the_mailbox_is_taken() {
+        let endpoint = Endpoint::new(0, 7, |cpu| {
+            assert_eq!(cpu, 7);
+            KICKS.fetch_add(1, Ordering::Relaxed);
+        });
+        endpoint.post(0x40, Trigger::Edge);
+        endpoint.post(0x41, Trigger::Level);
+        assert_eq!(KICKS.load(Ordering::Relaxed), 1);
+        let (posted, level) = endpoint.take_posted().unwrap();
+        assert!(posted.contains(0x40) && posted.contains(0x41));
+        assert!(!level.contains(0x40) && level.contains(0x41));
+        endpoint.post(0x41, Trigger::Edge);
+        assert_eq!(KICKS.load(Ordering::Relaxed), 2);
+        assert!(!endpoint.take_posted().unwrap().1.contains(0x41), "the last post's trigger mode counts");
+    }
+
+    #[test]
+    fn init_drops_an_older_start_up_and_stop_stays() {
+        let endpoint = Endpoint::new(0, 0, |_| ());
+        endpoint.request_start_up(9);
+        endpoint.request_init();
+        endpoint.request(Requests::STOP);
+        assert_eq!(endpoint.take_requests(), Requests::INIT | Requests::STOP);
+        assert_eq!(endpoint.take_requests(), Requests::STOP);
+    }
+
+    #[test]
+    fn logical_destinations_follow_the_model() {
+        let flat = ApicAddress { id: 1, logical: 0x02, flat: true, x2apic: false, enabled: true };
+        assert!(flat.is_logical(0x03) && flat.is_logical(0xff) && !flat.is_logical(0x01));
+        let cluster = ApicAddress { logical: 0x12, flat: false, ..flat };
+        assert!(cluster.is_logical(0x13) && !cluster.is_logical(0x23) && !cluster.is_logical(0x11));
+        let x2apic = ApicAddress { id: 0x12, x2apic: true, ..flat };
+        assert!(x2apic.is_logical(0x0001_0004) && !x2apic.is_logical(0x0001_0002) && !x2apic.is_logical(4));
+        assert!(x2apic.is_logical(u32::MAX) && !x2apic.is_physical(0xff) && flat.is_physical(0xff));
+    }
+
+    #[test]
+    fn an_address_survives_its_packing() {
+        let address = ApicAddress { id: 0xfffe, logical: 0x80, flat: false, x2apic: true, enabled: true };
+        assert_eq!(ApicAddress::unpack(address.pack()), address);
+    }
+}
