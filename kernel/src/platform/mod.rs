@@ -1,1 +1,3 @@
 //! The machine around the processors: ACPI, PCI, serial port.
+
+pub mod pci;

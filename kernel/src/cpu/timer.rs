@@ -1,0 +1,64 @@
+//! The timer of this CPU's local APIC: one shot, at a moment of the clock.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::{apic, clock, current, msr};
+
+/// Ticks of the local APIC's timer a nanosecond, as a fraction of 2^32; 0 where the TSC's deadline is used instead.
+static RATE: AtomicU64 = AtomicU64::new(0);
+
+/// Makes this CPU's timer fire at `nanoseconds` of the clock, or at once where that is past. The timer's interrupt
+/// does nothing but end HLT or the guest's turn, and it may come early where the moment is further off than the
+/// counter can count: who waits looks at the clock.
+pub fn set_deadline(nanoseconds: u64) {
+    current().deadline.store(nanoseconds, Ordering::Relaxed);
+    match RATE.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: the timer was put in TSC-deadline mode only where CPUID has it; 0 would switch it off. The fence
+            // orders the APIC's own memory-mapped set-up before the write (SDM volume 3 section 11.5.4.1).
+            unsafe {
+                core::arch::x86_64::_mm_mfence();
+                msr::write(msr::TSC_DEADLINE, clock::ticks_at(nanoseconds).max(1));
+            }
+        }
+        rate => {
+            let left = nanoseconds.saturating_sub(clock::nanoseconds());
+            apic::set_timer_count(count(left, rate));
+        }
+    }
+}
+
+/// Stops this CPU's timer. One interrupt may still come.
+pub fn cancel() {
+    current().deadline.store(u64::MAX, Ordering::Relaxed);
+    match RATE.load(Ordering::Relaxed) {
+        // SAFETY: as in `set_deadline`; 0 disarms.
+        0 => unsafe { msr::write(msr::TSC_DEADLINE, 0) },
+        _ => apic::set_timer_count(0),
+    }
+}
+
+/// The moment that this CPU's timer is set to, if it is.
+pub fn deadline() -> Option<u64> {
+    Some(current().deadline.load(Ordering::Relaxed)).filter(|deadline| *deadline != u64::MAX)
+}
+
+/// What the counter starts from: rounded up, so that the moment has come when it fires; never 0, which would stop it.
+fn count(nanoseconds: u64, rate: u64) -> u32 {
+    let ticks = (u128::from(nanoseconds) * u128::from(rate)).div_ceil(1 << 32);
+    u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_never_fires_early_nor_stops_the_timer() {
+        let half = 1 << 31;
+        assert_eq!(count(1000, half), 500);
+        assert_eq!(count(1001, half), 501);
+        assert_eq!(count(0, half), 1);
+        assert_eq!(count(u64::MAX, half), u32::MAX);
+    }
+}
