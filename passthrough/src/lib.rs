@@ -1,4 +1,21 @@
-//! To be filled.
+//! VFIO's container, group and device as objects of a hypervisor.
+//!
+//! The objects follow the life cycle, the rules and the errors of Linux's VFIO: a [`container::Container`] holds the
+//! mappings of one virtual machine, a [`group::Group`] is what can be isolated, a [`device::Device`] is one function
+//! with a virtual configuration space. What VFIO calls an eventfd is here an opaque [`door::Event`].
+//!
+//! The crate knows no processor and no memory: it reaches the machine through the traits of [`door`], so it runs the
+//! same in a hypervisor and in an ordinary process.
 
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod config;
+pub mod door;
+pub mod errno;
+pub mod topology;

@@ -1,0 +1,3 @@
+//! The virtual configuration space of an assigned function.
+
+pub mod capability;
