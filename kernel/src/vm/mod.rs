@@ -1,0 +1,3 @@
+//! A virtual machine.
+pub mod device;
+pub mod map;
