@@ -10,3 +10,4 @@ pub mod memory;
 pub mod platform;
 pub mod vapic;
 pub mod vcpu;
+pub mod vm;

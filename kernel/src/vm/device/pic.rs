@@ -116,7 +116,8 @@ impl Controller {
     fn write_command(&mut self, value: u8) {
         if value & 0x10 != 0 {
             let (lines, level_triggered) = (self.lines, self.level_triggered);
-            *self = Self { lines, level_triggered, initialization: 2, wants_fourth_word: value & 1 != 0, ..Self::new() };
+            *self =
+                Self { lines, level_triggered, initialization: 2, wants_fourth_word: value & 1 != 0, ..Self::new() };
         } else if value & 0x08 != 0 {
             if value & 0x02 != 0 {
                 self.reads_in_service = value & 0x01 != 0;

@@ -44,8 +44,12 @@ impl Calendar {
         // Counted from March, as above.
         let from_march = months - 2;
         let (year, month) = (from_march.div_euclid(12), from_march.rem_euclid(12));
-        let days = year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400)
-            + (153 * month + 2) / 5 + i64::from(self.day) - 1 - 719_468;
+        let days = year * 365 + year.div_euclid(4) - year.div_euclid(100)
+            + year.div_euclid(400)
+            + (153 * month + 2) / 5
+            + i64::from(self.day)
+            - 1
+            - 719_468;
         days * DAY + i64::from(self.hour) * 3600 + i64::from(self.minute) * 60 + i64::from(self.second)
     }
 
@@ -69,7 +73,16 @@ mod tests {
     fn known_moments() {
         let shown = |seconds| {
             let c = Calendar::from_seconds(seconds);
-            format!("{}-{:02}-{:02} {:02}:{:02}:{:02} {}", c.year, c.month, c.day, c.hour, c.minute, c.second, c.weekday())
+            format!(
+                "{}-{:02}-{:02} {:02}:{:02}:{:02} {}",
+                c.year,
+                c.month,
+                c.day,
+                c.hour,
+                c.minute,
+                c.second,
+                c.weekday()
+            )
         };
         assert_eq!(shown(0), "1970-01-01 00:00:00 5");
         assert_eq!(shown(951_782_400), "2000-02-29 00:00:00 3");

@@ -18,7 +18,8 @@ fn write(cmos: &mut Cmos, register: u8, value: u8, now: u64) {
 #[test]
 fn the_clock_shows_the_wall_time_in_decimal_digits_and_goes_on() {
     let mut cmos = Cmos::new(WALL, 7 * SECOND);
-    let shown: Vec<u8> = [0x32, 9, 8, 7, 6, 4, 2, 0].into_iter().map(|register| read(&mut cmos, register, 7 * SECOND)).collect();
+    let shown: Vec<u8> =
+        [0x32, 9, 8, 7, 6, 4, 2, 0].into_iter().map(|register| read(&mut cmos, register, 7 * SECOND)).collect();
     assert_eq!(shown, [0x20, 0x26, 0x01, 0x02, 6, 0x15, 0x04, 0x05]);
     assert_eq!(read(&mut cmos, 0, 9 * SECOND), 0x07);
     assert_eq!(read(&mut cmos, 0x0d, 0), VALID);

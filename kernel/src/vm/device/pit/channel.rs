@@ -249,5 +249,5 @@ fn from_decimal(count: u16) -> u64 {
 }
 
 fn to_decimal(count: u16) -> u16 {
-    count % 10 | count / 10 % 10 << 4 | count / 100 % 10 << 8 | count / 1000 % 10 << 12
+    (0..4).rev().fold(0, |digits, power| digits << 4 | count / 10u16.pow(power) % 10)
 }

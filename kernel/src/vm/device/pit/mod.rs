@@ -37,7 +37,11 @@ pub struct Timer {
 impl Timer {
     /// After reset: nothing counts; the gate of channel 2 is closed.
     pub const fn new() -> Self {
-        Self { channels: [Channel::new(true), Channel::new(true), Channel::new(false)], speaker: false, next_edge: None }
+        Self {
+            channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
+            speaker: false,
+            next_edge: None,
+        }
     }
 
     /// One read of port 0x40 + `offset` (0 to 3) at time `now` (ns).
