@@ -25,7 +25,60 @@ pub unsafe trait Frames {
     /// Writes the cache lines that hold these words back to memory and waits for it, for units whose page walk does
     /// not snoop (ECAP.C = 0). Callers skip it for units whose walk does.
     fn flush(&self, words: &[AtomicU64]);
+
+    /// Replaces the two words of `pair` in one step, low word first in the numbers, if they hold `current`: neither
+    /// hardware nor another processor sees one new and one old word. `pair` comes from [`words`](Self::words) of an
+    /// allocated frame, at an even index.
+    fn exchange_u128(&self, pair: &[AtomicU64; 2], current: u128, new: u128) -> Exchange {
+        let _ = (pair, current, new);
+        Exchange::Unsupported
+    }
 }
+
+/// How an exchange of 16 bytes ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// The new words are in place.
+    Done,
+    /// The words did not hold what was expected, but this. Nothing changed.
+    Differs(u128),
+    /// This processor has no such instruction (CMPXCHG16B). Nothing changed.
+    Unsupported,
+}
+
+/// The machine as a driver over several units meets it.
+pub trait Machine {
+    /// Memory for tables. Cloned into every table, so this is best a small handle.
+    type Frames: Frames + Clone;
+    /// The registers of one unit.
+    type Registers: Registers;
+
+    /// Memory for tables and queues.
+    fn frames(&self) -> &Self::Frames;
+
+    /// Maps `size` bytes of registers at `base`, uncached. A unit's first page is mapped to read its capabilities;
+    /// when they say that it has more, the first mapping is dropped and a larger one asked for.
+    fn registers(&self, base: HostPhysical, size: u64) -> Result<Self::Registers, RegistersUnreachable>;
+
+    /// Nanoseconds since some fixed moment; never goes back.
+    fn nanoseconds(&self) -> u64;
+
+    /// Runs `critical` with this processor's interrupts off, so that an interrupt handler that calls the driver cannot
+    /// meet a lock that its own processor holds. Where no handler calls the driver, plainly `critical()`.
+    fn without_interrupts<T>(&self, critical: impl FnOnce() -> T) -> T;
+}
+
+/// The registers of a unit could not be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegistersUnreachable;
+
+impl core::fmt::Display for RegistersUnreachable {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("the unit's registers could not be mapped")
+    }
+}
+
+impl core::error::Error for RegistersUnreachable {}
 
 /// No frame is left for the owner that asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

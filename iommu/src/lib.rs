@@ -11,6 +11,12 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod layout;
+
 pub mod address;
+pub mod dmar;
 pub mod door;
 pub mod interrupt;
+pub mod registers;
+
+pub use dmar::Dmar;

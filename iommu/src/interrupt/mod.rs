@@ -1,3 +1,5 @@
-//! Interrupt remapping: entries of the remapping table, and posted-interrupt descriptors.
+//! Interrupt remapping: entries of the remapping table, the messages that name them, and posted-interrupt descriptors.
 
+pub mod entry;
+pub mod message;
 pub mod posted;
