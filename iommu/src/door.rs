@@ -35,6 +35,30 @@ pub unsafe trait Frames {
     }
 }
 
+// SAFETY: each call goes to the same implementor, whose promises are the same behind a reference.
+#[expect(unsafe_code, reason = "passes an implementor's promise on")]
+unsafe impl<T: Frames + ?Sized> Frames for &T {
+    fn allocate(&self, count: usize) -> Result<HostPhysical, OutOfFrames> {
+        (**self).allocate(count)
+    }
+
+    fn free(&self, first: HostPhysical, count: usize) {
+        (**self).free(first, count);
+    }
+
+    fn words(&self, frame: HostPhysical) -> &[AtomicU64; 512] {
+        (**self).words(frame)
+    }
+
+    fn flush(&self, words: &[AtomicU64]) {
+        (**self).flush(words);
+    }
+
+    fn exchange_u128(&self, pair: &[AtomicU64; 2], current: u128, new: u128) -> Exchange {
+        (**self).exchange_u128(pair, current, new)
+    }
+}
+
 /// How an exchange of 16 bytes ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exchange {

@@ -17,6 +17,7 @@ pub mod address;
 pub mod dmar;
 pub mod door;
 pub mod interrupt;
+pub mod paging;
 pub mod registers;
 
 pub use dmar::Dmar;

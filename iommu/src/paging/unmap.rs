@@ -1,0 +1,210 @@
+//! Unmapping: leaves cleared in runs, emptied tables unlinked and gathered, large pages split where the range ends
+//! inside one.
+
+use core::sync::atomic::Ordering::{Relaxed, Release};
+
+use super::entry::{self, ENTRIES, child, count, entry_end, index, run, size, with_count};
+use super::error::ChangeError;
+use super::format::{Format, LARGE};
+use super::gathered::Gathered;
+use super::reserve::Reserve;
+use super::table::Table;
+use crate::address::{HostPhysical, PAGE_SIZE};
+use crate::door::Frames;
+
+impl<F: Format, M: Frames> Table<F, M> {
+    /// Unmaps `length` bytes from `input`. What of the range is not mapped stays so: [`Gathered::bytes`] tells how
+    /// much was.
+    ///
+    /// A large page that the range covers in part is split; the rest of it stays mapped without a moment's gap.
+    /// Readers may use what they cached of the range, through the unlinked tables too, until the caller's
+    /// invalidation; only then may the memory be used for something else, and the tables be released. After an error
+    /// (a split that finds no frame) the table is what it was.
+    pub fn unmap(&mut self, input: u64, length: u64) -> Result<Gathered, ChangeError> {
+        let end = self.check_range(input, length)?;
+        let mut gathered = Gathered::new();
+        self.isolate(input, end, &mut gathered)?;
+        let removed = self.remove(self.root, self.levels(), self.present, input, end, &mut gathered);
+        self.present -= removed;
+        Ok(gathered)
+    }
+
+    /// Makes `[start, end)` end at ends of leaves on both sides.
+    pub(super) fn isolate(&mut self, start: u64, end: u64, gathered: &mut Gathered) -> Result<(), ChangeError> {
+        let at_start = self.straddler(start);
+        let at_end = self.straddler(end);
+        if at_start == 1 && at_end == 1 {
+            return Ok(());
+        }
+        // One table for each level at which a boundary lies inside a page, once where both lie in the same.
+        let mut needed = 0;
+        for level in 2..=at_start.max(at_end) {
+            let cuts = |boundary: u64, straddler: u8| level <= straddler && boundary & (size(level) - 1) != 0;
+            let first = cuts(start, at_start);
+            let second = cuts(end, at_end);
+            let same = first && second && start >> entry::shift(level) == end >> entry::shift(level);
+            needed += u64::from(first) + u64::from(second) - u64::from(same);
+        }
+        let mut reserve = Reserve::take(&self.frames, needed)?;
+        self.split_at(start, &mut reserve, gathered);
+        self.split_at(end, &mut reserve, gathered);
+        Ok(())
+    }
+
+    /// The level of the leaf that has `boundary` inside; 1 when none has.
+    fn straddler(&self, boundary: u64) -> u8 {
+        // No leaf is larger than 1 GiB, and below the smallest large page there is nothing to split.
+        if boundary & (size(2) - 1) == 0 && boundary & (size(3) - 1) == 0 || boundary >> self.shape.input_bits != 0 {
+            return 1;
+        }
+        let mut table = self.root;
+        for level in (2..=self.levels()).rev() {
+            let word = self.frames.words(table)[index(boundary, level)].load(Relaxed);
+            if word & LARGE != 0 {
+                return if boundary & (size(level) - 1) == 0 { 1 } else { level };
+            }
+            if word == 0 {
+                return 1;
+            }
+            table = child(word);
+        }
+        1
+    }
+
+    /// Splits large leaves until none has `boundary` inside.
+    fn split_at(&self, boundary: u64, reserve: &mut Reserve<'_, M>, gathered: &mut Gathered) {
+        let straddler = self.straddler(boundary);
+        let mut table = self.root;
+        for level in (2..=self.levels()).rev() {
+            let word = &self.frames.words(table)[index(boundary, level)];
+            let mut link = word.load(Relaxed);
+            if level <= straddler {
+                if boundary & (size(level) - 1) == 0 {
+                    return;
+                }
+                if link & LARGE != 0 {
+                    link = self.split(word, link, level, reserve.next());
+                    let start = boundary & !(size(level) - 1);
+                    gathered.split(start, start + size(level));
+                }
+            } else if straddler == 1 {
+                return;
+            }
+            table = child(link);
+        }
+    }
+
+    /// Replaces a large leaf by a full table of the same translation, built and flushed first; returns the link.
+    fn split(&self, word: &core::sync::atomic::AtomicU64, leaf: u64, level: u8, frame: HostPhysical) -> u64 {
+        let words = self.frames.words(frame);
+        entry::fill(words, self.format.first_part(level, leaf), size(level - 1));
+        if self.needs_flush() {
+            self.frames.flush(words);
+        }
+        let link = with_count(self.format.link(frame), ENTRIES);
+        word.store(link, Release);
+        if self.needs_flush() {
+            self.frames.flush(core::slice::from_ref(word));
+        }
+        link
+    }
+
+    /// Empties `[start, end)` of the table at `level`, which has `present` entries; returns how many became absent.
+    /// When that is all of them the caller unlinks the table, whose words may then be as they were.
+    fn remove(
+        &self,
+        table: HostPhysical,
+        level: u8,
+        present: u16,
+        start: u64,
+        end: u64,
+        gathered: &mut Gathered,
+    ) -> u16 {
+        let words = self.frames.words(table);
+        if level == 1 {
+            let run = run(words, 1, start, end);
+            let removed = if present == ENTRIES { run.len() as u16 } else { entry::count_present(run) };
+            if removed == 0 {
+                return 0;
+            }
+            gathered.touch(start, end);
+            gathered.add_bytes(u64::from(removed) * PAGE_SIZE);
+            if removed < present {
+                entry::clear(run);
+                if self.needs_flush() {
+                    self.frames.flush(run);
+                }
+            }
+            return removed;
+        }
+        let mut removed = 0;
+        let mut at = start;
+        while at < end {
+            let stop = entry_end(at, level).min(end);
+            let word = &words[index(at, level)];
+            let entry = word.load(Relaxed);
+            if entry != 0 && self.remove_entry(word, entry, level, at, stop, gathered) {
+                removed += 1;
+            }
+            at = stop;
+        }
+        if removed > 0 && self.needs_flush() {
+            let first = index(start, level);
+            self.frames.flush(words.get(first..=index(end - 1, level)).unwrap_or(words));
+        }
+        removed
+    }
+
+    /// Empties `[start, end)`, part or all of what a present entry at `level` covers; returns whether the entry
+    /// became absent.
+    fn remove_entry(
+        &self,
+        word: &core::sync::atomic::AtomicU64,
+        entry: u64,
+        level: u8,
+        start: u64,
+        end: u64,
+        gathered: &mut Gathered,
+    ) -> bool {
+        if entry & LARGE != 0 {
+            word.store(0, Release);
+            gathered.touch(start, end);
+            gathered.add_bytes(end - start);
+            return true;
+        }
+        let table = child(entry);
+        if end - start == size(level) {
+            word.store(0, Release);
+            gathered.touch(start, end);
+            self.gather(table, level - 1, count(entry), gathered);
+            return true;
+        }
+        let below = self.remove(table, level - 1, count(entry), start, end, gathered);
+        if below == count(entry) {
+            word.store(0, Release);
+            gathered.push(table, &self.frames);
+            return true;
+        }
+        if below > 0 {
+            word.store(with_count(entry, count(entry) - below), Relaxed);
+        }
+        false
+    }
+
+    /// Takes a whole subtree that was just unlinked.
+    fn gather(&self, table: HostPhysical, level: u8, present: u16, gathered: &mut Gathered) {
+        if level == 1 {
+            gathered.add_bytes(u64::from(present) * PAGE_SIZE);
+        } else {
+            for word in self.frames.words(table) {
+                let entry = word.load(Relaxed);
+                if entry & LARGE != 0 {
+                    gathered.add_bytes(size(level));
+                } else if entry != 0 {
+                    self.gather(child(entry), level - 1, count(entry), gathered);
+                }
+            }
+        }
+        gathered.push(table, &self.frames);
+    }
+}
