@@ -1,9 +1,12 @@
 //! The one structure that Postern's boot loader hands to its kernel.
 //!
 //! The loader fills a [`Handoff`] in memory of kind [`MemoryKind::Loader`] and jumps to the kernel's entry point with
-//! its physical address in RDI (System V calling convention), interrupts off, long mode on, a stack of
-//! [`BOOT_STACK_SIZE`] bytes, and page tables that map all physical memory at its own address (at least the first
-//! 4 GiB) and the kernel at the addresses that it was linked for. Every address in here is physical.
+//! its physical address in RDI (System V calling convention), interrupts off, long mode with 4 levels of page tables
+//! on, EFER.NXE and CR0.WP set, and a stack of [`BOOT_STACK_SIZE`] bytes. The page tables map at their own addresses all
+//! of physical memory from 0 to the end of RAM (at least the first 4 GiB) and the framebuffer, writable and not
+//! executable, and the kernel's segments at the addresses that they were linked for, with their own permissions. GDT,
+//! IDT and TSS are still firmware's, in memory that the map shows as usable: the kernel loads its own first. Every
+//! address in here is physical.
 //!
 //! The layout is fixed by [`VERSION`]: a kernel refuses a version that it does not know.
 
