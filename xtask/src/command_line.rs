@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Builds, runs and tests Postern. Each command first finds or fetches the tools that it needs.
 #[derive(Parser, Debug)]
@@ -31,6 +31,10 @@ pub(crate) enum Command {
     /// whose device attacks everything in reach. It then proves from the log and the disk that the first worked and
     /// the second was stopped; the exit status is 0 only if every point is proven.
     Run(Box<RunOptions>),
+    /// Check formatting and lints, run the host tests and boot the system tests; what CI runs
+    ///
+    /// Ends with the line `N passed, N failed`.
+    Test(TestOptions),
 }
 
 /// Whether anything may be fetched.
@@ -66,6 +70,28 @@ pub(crate) struct RunOptions {
     /// Whether anything may be fetched.
     #[command(flatten)]
     pub(crate) offline: Offline,
+}
+
+/// Options of `test`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct TestOptions {
+    /// Only this group
+    #[arg(value_enum)]
+    pub(crate) group: Option<TestGroup>,
+    /// Only the tests whose names contain this
+    pub(crate) name: Option<String>,
+    /// Whether anything may be fetched.
+    #[command(flatten)]
+    pub(crate) offline: Offline,
+}
+
+/// A group of tests.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TestGroup {
+    /// Formatting, lints, and tests that run as ordinary processes
+    Host,
+    /// Boots in QEMU
+    System,
 }
 
 #[cfg(test)]

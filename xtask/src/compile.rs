@@ -5,21 +5,12 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use system_tests::tools::Images;
 
 use crate::command_line::Offline;
 use crate::process::output_of;
 use crate::provision::{TARGETS, Toolchain};
 use crate::workspace;
-
-/// What boots.
-pub(crate) struct Images {
-    /// The loader, `\EFI\BOOT\BOOTX64.EFI`.
-    pub(crate) loader: PathBuf,
-    /// The kernel's ELF file.
-    pub(crate) kernel: PathBuf,
-    /// The test guests: the name of each one's binary, and its file.
-    pub(crate) guests: Vec<(String, PathBuf)>,
-}
 
 /// Builds everything that boots; cargo shows its progress.
 pub(crate) fn build(options: &Offline) -> Result<Images> {

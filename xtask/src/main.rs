@@ -1,19 +1,18 @@
 //! Every command a person runs: `cargo xtask --help` lists them.
 //!
 //! [`command_line`] says what may be typed, [`provision`] finds or fetches the tools, [`compile`] builds what boots,
-//! [`volume`] lays it on a boot volume, [`machine`] starts it in QEMU, [`log_line`] reads what it says.
+//! and the crate `system_tests` boots it.
 
 #![forbid(unsafe_code)]
 
 mod command_line;
 mod compile;
-mod log_line;
-mod machine;
 mod process;
 mod progress;
 mod provision;
 mod run;
-mod volume;
+mod test;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -27,6 +26,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => provision::setup(options),
         Command::Build(options) => run::build(options),
         Command::Run(options) => run::run(options),
+        Command::Test(options) => test::run(options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

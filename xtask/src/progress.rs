@@ -38,6 +38,14 @@ impl Step {
         }
     }
 
+    /// Prints lines above the moving line.
+    pub(crate) fn suspended(&self, print: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     /// Replaces the moving line by a plain one that stays.
     pub(crate) fn end(self) {
         if let Some(bar) = &self.bar {

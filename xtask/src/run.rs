@@ -4,17 +4,18 @@ use std::io::{IsTerminal, stdout};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use system_tests::boot_files::{self, Own};
+use system_tests::machine::{Event, Hardware, Machine, Serial};
+use system_tests::{disk, volume};
 
 use crate::command_line::{Offline, RunOptions};
-use crate::compile::{self, Images};
-use crate::log_line::LogLine;
-use crate::machine::{Event, Hardware, Machine, Serial};
-use crate::provision::Qemu;
-use crate::volume::{self, Files, Source};
-use crate::workspace;
+use crate::{compile, tools};
 
 /// Seconds after which a run without --timeout is stopped.
 const DEFAULT_TIMEOUT: u64 = 180;
+
+/// The seed of the disk's data.
+const SEED: u64 = 0x706f_7374_6572_6e21;
 
 /// `cargo xtask build`.
 pub(crate) fn build(options: &Offline) -> Result<()> {
@@ -29,19 +30,25 @@ pub(crate) fn build(options: &Offline) -> Result<()> {
 
 /// `cargo xtask run`.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
-    let qemu = Qemu::find(&options.offline)?;
-    let images = compile::build(&options.offline)?;
+    let tools = tools::prepare(&options.offline)?;
     let configuration = match &options.config {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-        None => "at_end = \"reset\"\n".to_owned(),
+        None => "at_end = \"reset\"\n[[vm]]\nname = \"linux\"\ncpus = [0]\nmemory = \"512M\"\nimage = { linux = { kernel = \"guests/vmlinuz\", initrd = \"guests/initrd\", cmdline = \"console=ttyS0 postern.task=boot\" } }\n".to_owned(),
     };
-    let folder = workspace::output().join("run");
+    let own = Own {
+        folder: options.config.as_ref().and_then(|file| file.parent()).map(ToOwned::to_owned),
+        kernel: options.kernel.clone(),
+        initrd: options.initrd.clone(),
+    };
+    let folder = tools.output.join("run");
     let volume = folder.join("boot.img");
-    volume::write(&volume, &files(&images, configuration))?;
-    let mut hardware = Hardware::default().edu();
+    volume::write(&volume, &boot_files::collect(&tools, &configuration, &own)?)?;
+    let image = folder.join("nvme.img");
+    disk::create(&image, SEED)?;
+    let mut hardware = Hardware::default().nvme(&image).e1000e().edu();
     hardware.devices.extend(options.qemu_arguments.iter().cloned());
     let serial = if options.shell { Serial::Terminal } else { Serial::Lines };
-    let mut machine = Machine::start(&qemu, &hardware, &volume, &folder, serial)?;
+    let mut machine = Machine::start(&tools.qemu, &hardware, &volume, &folder, serial)?;
     let deadline = match (options.timeout, options.shell) {
         (Some(seconds), _) => Some(Instant::now() + Duration::from_secs(seconds)),
         (None, true) => None,
@@ -50,7 +57,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let colour = stdout().is_terminal();
     loop {
         match machine.next(deadline)? {
-            Event::Line(line) => show(&line, colour),
+            Event::Line(line) => println!("{}", line.show(colour)),
             Event::Ended(status) if status.success() => return Ok(()),
             Event::Ended(status) => bail!("QEMU failed ({status}): {}", machine.complaints()),
             Event::DeadlinePassed => {
@@ -59,20 +66,4 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
             }
         }
     }
-}
-
-fn show(line: &LogLine, colour: bool) {
-    println!("{}", line.show(colour));
-}
-
-fn files(images: &Images, configuration: String) -> Files {
-    let mut files = vec![
-        ("EFI/BOOT/BOOTX64.EFI".to_owned(), Source::File(images.loader.clone())),
-        ("postern-kernel.elf".to_owned(), Source::File(images.kernel.clone())),
-        ("postern.toml".to_owned(), Source::Bytes(configuration.into_bytes())),
-    ];
-    for (name, file) in &images.guests {
-        files.push((format!("guests/{name}.elf"), Source::File(file.clone())));
-    }
-    files
 }

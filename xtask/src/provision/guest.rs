@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use system_tests::tools::LinuxFiles;
 
 use super::debian::PackageSet;
 use crate::command_line::Offline;
@@ -19,36 +20,22 @@ const DEBIAN_GUEST: PackageSet = PackageSet {
     remedy: "give a kernel and an initramfs of your own with --kernel and --initrd",
 };
 
-/// The pieces of the Linux guest.
-pub(crate) struct GuestFiles {
-    /// The kernel's bzImage.
-    pub(crate) kernel: PathBuf,
-    /// The folder with the kernel's modules (`.../lib/modules/RELEASE`).
-    pub(crate) modules: PathBuf,
-    /// A statically linked busybox.
-    pub(crate) busybox: PathBuf,
-    /// The kernel's release.
-    pub(crate) release: String,
+/// Finds them in the cache, else fetches them.
+pub(crate) fn find(options: &Offline) -> Result<LinuxFiles> {
+    let root = DEBIAN_GUEST.ensure(options)?;
+    let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
+    let modules = root.join("lib/modules").join(release(&kernel));
+    Ok(LinuxFiles { modules, busybox: root.join("bin/busybox"), kernel })
 }
 
-impl GuestFiles {
-    /// Finds them in the cache, else fetches them.
-    pub(crate) fn find(options: &Offline) -> Result<Self> {
-        let root = DEBIAN_GUEST.ensure(options)?;
-        let kernel = only_file(&root.join("boot"), "vmlinuz-")?;
-        let release = kernel.file_name().unwrap_or_default().to_string_lossy().replacen("vmlinuz-", "", 1);
-        Ok(Self {
-            modules: root.join("lib/modules").join(&release),
-            busybox: root.join("bin/busybox"),
-            kernel,
-            release,
-        })
-    }
+/// Where they are, for a person.
+pub(crate) fn describe(files: &LinuxFiles) -> String {
+    format!("{} (Linux {})", files.kernel.display(), release(&files.kernel))
+}
 
-    /// Where they are, for a person.
-    pub(crate) fn describe(&self) -> String {
-        format!("{} (Linux {})", self.kernel.display(), self.release)
-    }
+/// The kernel's release, from its file name.
+fn release(kernel: &Path) -> String {
+    kernel.file_name().unwrap_or_default().to_string_lossy().replacen("vmlinuz-", "", 1)
 }
 
 fn only_file(folder: &Path, prefix: &str) -> Result<PathBuf> {

@@ -11,8 +11,8 @@ mod toolchain;
 
 use anyhow::{Result, bail};
 
-pub(crate) use guest::GuestFiles;
-pub(crate) use qemu::Qemu;
+pub(crate) use guest::find as linux;
+pub(crate) use qemu::find as qemu;
 pub(crate) use toolchain::Toolchain;
 
 use crate::command_line::Offline;
@@ -24,8 +24,8 @@ pub(crate) const TARGETS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-ue
 pub(crate) fn setup(options: &Offline) -> Result<()> {
     let mut missing = Vec::new();
     report("bare-metal Rust", Toolchain::find(options).map(|found| found.describe()), &mut missing);
-    report("QEMU and OVMF", Qemu::find(options).map(|found| found.describe()), &mut missing);
-    report("Linux guest", GuestFiles::find(options).map(|found| found.describe()), &mut missing);
+    report("QEMU and OVMF", qemu::find(options).map(|found| qemu::describe(&found)), &mut missing);
+    report("Linux guest", guest::find(options).map(|found| guest::describe(&found)), &mut missing);
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,9 +1,10 @@
 //! QEMU and its firmware.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use system_tests::tools::Qemu;
 
 use super::debian::PackageSet;
 use crate::command_line::Offline;
@@ -29,72 +30,52 @@ const FIRMWARE: [(&str, &str); 4] = [
     ("/usr/share/qemu/edk2-x86_64-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"),
 ];
 
-/// A QEMU that is new enough, and firmware for it.
-pub(crate) struct Qemu {
-    program: PathBuf,
-    /// The folder it was unpacked into; `None`: the system's own.
-    root: Option<PathBuf>,
-    /// OVMF's code, mapped read-only into the machine.
-    pub(crate) firmware_code: PathBuf,
-    /// OVMF's empty variable store, to be copied for each machine.
-    pub(crate) firmware_variables: PathBuf,
-    version: String,
+/// Finds QEMU on PATH, else in the cache, else fetches it.
+pub(crate) fn find(options: &Offline) -> Result<Qemu> {
+    if let Some(found) = of_the_system() {
+        return Ok(found);
+    }
+    let root = DEBIAN_QEMU.ensure(options)?;
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let library_path = std::env::join_paths([libraries.clone(), root.join("lib/x86_64-linux-gnu")])?;
+    let found = Qemu {
+        program: root.join("usr/bin/qemu-system-x86_64"),
+        arguments: ["usr/share/qemu", "usr/share/seabios"]
+            .iter()
+            .flat_map(|share| ["-L".into(), root.join(share).into_os_string()])
+            .collect(),
+        environment: vec![
+            ("QEMU_MODULE_DIR".into(), libraries.join("qemu").into_os_string()),
+            ("LD_LIBRARY_PATH".into(), library_path),
+        ],
+        firmware_code: root.join("usr/share/OVMF/OVMF_CODE_4M.fd"),
+        firmware_variables: root.join("usr/share/OVMF/OVMF_VARS_4M.fd"),
+    };
+    let answer = output_of(found.command().arg("--version"))?;
+    match version(&answer) {
+        Some((major, _)) if major >= OLDEST => Ok(found),
+        _ => bail!("the unpacked QEMU is not of version {OLDEST} or newer: {}", answer.trim()),
+    }
 }
 
-impl Qemu {
-    /// Finds QEMU on PATH, else in the cache, else fetches it.
-    pub(crate) fn find(options: &Offline) -> Result<Self> {
-        if let Some(found) = Self::of_the_system() {
-            return Ok(found);
-        }
-        let root = DEBIAN_QEMU.ensure(options)?;
-        let mut found = Self {
-            program: root.join("usr/bin/qemu-system-x86_64"),
-            firmware_code: root.join("usr/share/OVMF/OVMF_CODE_4M.fd"),
-            firmware_variables: root.join("usr/share/OVMF/OVMF_VARS_4M.fd"),
-            root: Some(root),
-            version: String::new(),
-        };
-        let answer = output_of(found.command().arg("--version"))?;
-        match version(&answer) {
-            Some((major, text)) if major >= OLDEST => found.version = text,
-            _ => bail!("the unpacked QEMU is not of version {OLDEST} or newer: {}", answer.trim()),
-        }
-        Ok(found)
-    }
+/// Where it is, for a person.
+pub(crate) fn describe(qemu: &Qemu) -> String {
+    let answer = output_of(qemu.command().arg("--version")).unwrap_or_default();
+    let version = version(&answer).map_or_else(|| "of unknown version".to_owned(), |(_, text)| text);
+    format!("{} ({version})", qemu.program.display())
+}
 
-    fn of_the_system() -> Option<Self> {
-        let program = find_on_path("qemu-system-x86_64")?;
-        let (major, text) = version(&output_of(Command::new(&program).arg("--version")).ok()?)?;
-        let (code, variables) = FIRMWARE.iter().find(|(code, variables)| exists(code) && exists(variables))?;
-        (major >= OLDEST).then(|| Self {
-            program,
-            root: None,
-            firmware_code: code.into(),
-            firmware_variables: variables.into(),
-            version: text,
-        })
-    }
-
-    /// Where it is, for a person.
-    pub(crate) fn describe(&self) -> String {
-        format!("{} ({})", self.program.display(), self.version)
-    }
-
-    /// QEMU, with the environment that it needs.
-    pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        if let Some(root) = &self.root {
-            let libraries = root.join("usr/lib/x86_64-linux-gnu");
-            command.env("QEMU_MODULE_DIR", libraries.join("qemu"));
-            let folders = [libraries, root.join("lib/x86_64-linux-gnu")];
-            command.env("LD_LIBRARY_PATH", std::env::join_paths(folders).unwrap_or_default());
-            for share in ["usr/share/qemu", "usr/share/seabios"] {
-                command.arg("-L").arg(root.join(share));
-            }
-        }
-        command
-    }
+fn of_the_system() -> Option<Qemu> {
+    let program = find_on_path("qemu-system-x86_64")?;
+    let (major, _) = version(&output_of(Command::new(&program).arg("--version")).ok()?)?;
+    let (code, variables) = FIRMWARE.iter().find(|(code, variables)| exists(code) && exists(variables))?;
+    (major >= OLDEST).then(|| Qemu {
+        program,
+        arguments: Vec::new(),
+        environment: Vec::new(),
+        firmware_code: code.into(),
+        firmware_variables: variables.into(),
+    })
 }
 
 fn exists(file: &str) -> bool {

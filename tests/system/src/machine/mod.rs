@@ -15,15 +15,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-pub(crate) use hardware::Hardware;
+pub use hardware::Hardware;
 use monitor::Monitor;
 
 use crate::log_line::LogLine;
-use crate::provision::Qemu;
+use crate::tools::Qemu;
 
 /// What a machine reports.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
     /// A line on the serial port.
     Line(LogLine),
     /// QEMU ended: the machine was reset or powered off, or QEMU refused its arguments.
@@ -34,7 +34,7 @@ pub(crate) enum Event {
 
 /// How the machine's serial port is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Serial {
+pub enum Serial {
     /// Its lines are events.
     Lines,
     /// It is this terminal.
@@ -42,7 +42,7 @@ pub(crate) enum Serial {
 }
 
 /// A machine that is running; it is stopped when this is dropped.
-pub(crate) struct Machine {
+pub struct Machine {
     child: Child,
     lines: Receiver<LogLine>,
     monitor: PathBuf,
@@ -51,13 +51,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Starts a machine from the boot volume `volume`; its files (firmware's variables, the serial log) go to `folder`.
-    pub(crate) fn start(
-        qemu: &Qemu,
-        hardware: &Hardware,
-        volume: &Path,
-        folder: &Path,
-        serial: Serial,
-    ) -> Result<Self> {
+    pub fn start(qemu: &Qemu, hardware: &Hardware, volume: &Path, folder: &Path, serial: Serial) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let variables = folder.join("firmware-variables.fd");
         fs::copy(&qemu.firmware_variables, &variables).context("cannot copy the firmware's variables")?;
@@ -84,7 +78,7 @@ impl Machine {
     }
 
     /// The next event, waiting for it until `deadline` (`None`: for ever).
-    pub(crate) fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
+    pub fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
         let received = match deadline {
             None => self.lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(deadline) => self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())),
@@ -98,12 +92,12 @@ impl Machine {
     }
 
     /// What QEMU itself had to say, if anything.
-    pub(crate) fn complaints(&self) -> String {
+    pub fn complaints(&self) -> String {
         fs::read_to_string(&self.errors).unwrap_or_default().trim().to_owned()
     }
 
     /// Stops the machine in an orderly way, so that its disks' images are complete.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         if self.child.try_wait().context("cannot ask for QEMU's state")?.is_none() {
             Monitor::connect(&self.monitor)?.quit()?;
             self.child.wait().context("cannot wait for QEMU")?;

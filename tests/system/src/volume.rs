@@ -10,7 +10,7 @@ use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 const MIB: u64 = 1 << 20;
 
 /// Where a file of the volume comes from.
-pub(crate) enum Source {
+pub enum Source {
     /// A file of this machine.
     File(PathBuf),
     /// These bytes.
@@ -18,13 +18,13 @@ pub(crate) enum Source {
 }
 
 /// The files of a volume: the path on it, with `/` between folders, and the content.
-pub(crate) type Files = Vec<(String, Source)>;
+pub type Files = Vec<(String, Source)>;
 
 /// Writes a volume with these files to `image`.
 ///
 /// # Errors
 /// When a source cannot be read or the image cannot be written.
-pub(crate) fn write(image: &Path, files: &Files) -> Result<()> {
+pub fn write(image: &Path, files: &Files) -> Result<()> {
     if let Some(folder) = image.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }

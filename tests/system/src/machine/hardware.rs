@@ -4,17 +4,17 @@ use std::path::Path;
 
 /// The parts of a machine.
 #[derive(Clone, Debug)]
-pub(crate) struct Hardware {
+pub struct Hardware {
     /// CPUs.
-    pub(crate) cpus: u32,
+    pub cpus: u32,
     /// RAM, in MiB.
-    pub(crate) memory: u32,
+    pub memory: u32,
     /// QEMU's CPU model with its features.
-    pub(crate) cpu_model: String,
+    pub cpu_model: String,
     /// Options of the remapping unit, separated by commas; `None`: a machine without one (and without a DMAR table).
-    pub(crate) remapping_unit: Option<String>,
+    pub remapping_unit: Option<String>,
     /// Everything else, such as disks and network cards: QEMU's arguments.
-    pub(crate) devices: Vec<String>,
+    pub devices: Vec<String>,
 }
 
 impl Default for Hardware {
@@ -31,7 +31,7 @@ impl Default for Hardware {
 
 impl Hardware {
     /// All of QEMU's arguments but those for the serial port and the monitor.
-    pub(super) fn arguments(&self, firmware: &Path, variables: &Path, volume: &Path) -> Vec<String> {
+    pub(crate) fn arguments(&self, firmware: &Path, variables: &Path, volume: &Path) -> Vec<String> {
         let mut arguments: Vec<String> =
             ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(String::from).to_vec();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
@@ -56,38 +56,38 @@ impl Hardware {
     }
 
     /// Adds a device, as QEMU's `-device` wants it.
-    pub(crate) fn device(mut self, description: impl Into<String>) -> Self {
+    pub fn device(mut self, description: impl Into<String>) -> Self {
         self.devices.extend(["-device".into(), description.into()]);
         self
     }
 
     /// Adds a root port named `id` on the root bus.
-    pub(crate) fn root_port(self, id: &str) -> Self {
+    pub fn root_port(self, id: &str) -> Self {
         // Each root port needs a chassis and slot number of its own.
         let number = 1 + self.devices.iter().filter(|device| device.starts_with("pcie-root-port")).count();
         self.device(format!("pcie-root-port,id={id},chassis={number},slot={number}"))
     }
 
     /// Adds an NVMe disk with this image behind a root port.
-    pub(crate) fn nvme(mut self, image: &Path) -> Self {
+    pub fn nvme(mut self, image: &Path) -> Self {
         self.devices.extend(["-drive".into(), format!("if=none,id=nvme,format=raw,file={}", escaped(image))]);
         self.root_port("port-nvme").device("nvme,drive=nvme,serial=postern,bus=port-nvme")
     }
 
     /// Adds an e1000e network card behind a root port, on QEMU's user network.
-    pub(crate) fn e1000e(mut self) -> Self {
+    pub fn e1000e(mut self) -> Self {
         self.devices.extend(["-netdev".into(), "user,id=network".into()]);
         self.root_port("port-e1000e").device("e1000e,netdev=network,bus=port-e1000e")
     }
 
     /// Adds QEMU's educational device, which does DMA wherever it is told to.
-    pub(crate) fn edu(self) -> Self {
+    pub fn edu(self) -> Self {
         self.device("edu,dma_mask=0xffffffffffffffff")
     }
 }
 
 /// A path in an option of QEMU: a comma is doubled.
-pub(crate) fn escaped(path: &Path) -> String {
+pub(super) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 

@@ -5,7 +5,7 @@
 
 /// Who said a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
+pub enum Source {
     /// Firmware or the loader.
     Firmware,
     /// The hypervisor: the level, and the part that speaks.
@@ -21,18 +21,18 @@ pub(crate) enum Source {
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LogLine {
+pub struct LogLine {
     /// Microseconds since the kernel started, where the line says so.
-    pub(crate) microseconds: Option<u64>,
+    pub microseconds: Option<u64>,
     /// Who said it.
-    pub(crate) source: Source,
+    pub source: Source,
     /// What was said.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 impl LogLine {
     /// Reads a line as it came over the wire; terminal control sequences are dropped. `None`: nothing is left.
-    pub(crate) fn parse(raw: &str) -> Option<Self> {
+    pub fn parse(raw: &str) -> Option<Self> {
         let text = plain(raw);
         let text = text.trim_end();
         if text.trim().is_empty() {
@@ -46,12 +46,25 @@ impl LogLine {
     }
 
     /// Whether the hypervisor said it.
-    pub(crate) fn is_hypervisors(&self) -> bool {
+    pub fn is_hypervisors(&self) -> bool {
         matches!(self.source, Source::Hypervisor { .. })
     }
 
+    /// Whether firmware or the loader said it.
+    pub fn is_boots(&self) -> bool {
+        self.source == Source::Firmware
+    }
+
+    /// The VM on whose console it was said.
+    pub fn guest(&self) -> Option<&str> {
+        match &self.source {
+            Source::Guest(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The line as it is shown: with its source marked, and with colour where wanted.
-    pub(crate) fn show(&self, colour: bool) -> String {
+    pub fn show(&self, colour: bool) -> String {
         let time = match self.microseconds {
             Some(time) => format!("[{:5}.{:06}]", time / 1_000_000, time % 1_000_000),
             None => " ".repeat(14),
@@ -122,7 +135,7 @@ fn plain(raw: &str) -> String {
 /// The fields `key=value` of a message that a program reads, such as `summary vm=linux exits=12`.
 ///
 /// `None` when the message does not begin with the word `kind`.
-pub(crate) fn fields<'a>(kind: &str, message: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
+pub fn fields<'a>(kind: &str, message: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
     let rest = message.strip_prefix(kind)?;
     if !rest.is_empty() && !rest.starts_with(' ') {
         return None;

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 /// A connection to the monitor of one machine.
-pub(super) struct Monitor {
+pub(crate) struct Monitor {
     stream: BufReader<UnixStream>,
 }
 
 impl Monitor {
     /// Connects to the monitor at `socket`.
-    pub(super) fn connect(socket: &Path) -> Result<Self> {
+    pub(crate) fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket).context("cannot reach QEMU's monitor")?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut monitor = Self { stream: BufReader::new(stream) };
@@ -25,7 +25,7 @@ impl Monitor {
     }
 
     /// Ends QEMU.
-    pub(super) fn quit(&mut self) -> Result<()> {
+    pub(crate) fn quit(&mut self) -> Result<()> {
         self.execute("quit", &json!({})).map(|_| ())
     }
 

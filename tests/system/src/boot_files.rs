@@ -1,0 +1,74 @@
+//! What lies on the boot volume for a configuration.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::initramfs;
+use crate::tools::Tools;
+use crate::volume::{Files, Source};
+
+/// Files that a user gives in place of those that are made here.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// The folder in which the configuration's files are looked for first.
+    pub folder: Option<PathBuf>,
+    /// The file for `guests/vmlinuz`.
+    pub kernel: Option<PathBuf>,
+    /// The file for `guests/initrd`.
+    pub initrd: Option<PathBuf>,
+}
+
+/// The loader, the kernel, this configuration and the guests' files that it names.
+///
+/// A configuration with mistakes is put on the volume as it is: finding them is the loader's task.
+///
+/// # Errors
+/// When the configuration names a file that is neither the user's nor made here.
+pub fn collect(tools: &Tools, configuration: &str, own: &Own) -> Result<Files> {
+    let mut files = vec![
+        ("EFI/BOOT/BOOTX64.EFI".to_owned(), Source::File(tools.images.loader.clone())),
+        ("postern-kernel.elf".to_owned(), Source::File(tools.images.kernel.clone())),
+        ("postern.toml".to_owned(), Source::Bytes(configuration.as_bytes().to_vec())),
+    ];
+    if let Ok(parsed) = configuration::parse(configuration) {
+        for path in parsed.files() {
+            match find(tools, &path.value, own)? {
+                Some(source) => files.push((path.value.clone(), source)),
+                None => bail!(
+                    "{}: the configuration names {}, which is not there{}",
+                    path.position,
+                    path.value,
+                    known(tools)
+                ),
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn find(tools: &Tools, path: &str, own: &Own) -> Result<Option<Source>> {
+    let given = |file: &Option<PathBuf>| file.clone().map(Source::File);
+    if let Some(file) = own.folder.as_deref().map(|folder| folder.join(path)).filter(|file| file.is_file()) {
+        return Ok(Some(Source::File(file)));
+    }
+    Ok(match path {
+        "guests/vmlinuz" => given(&own.kernel).or_else(|| Some(Source::File(tools.linux.kernel.clone()))),
+        "guests/initrd" => match given(&own.initrd) {
+            Some(source) => Some(source),
+            None => Some(Source::Bytes(initramfs::build(&tools.linux, &tools.root.join("tests/guests/linux"))?)),
+        },
+        _ => built(tools, path).map(|file| Source::File(file.to_path_buf())),
+    })
+}
+
+/// The test guest that is named `guests/NAME.elf` on the volume.
+fn built<'a>(tools: &'a Tools, path: &str) -> Option<&'a Path> {
+    let name = path.strip_prefix("guests/")?.strip_suffix(".elf")?;
+    tools.images.guests.iter().find(|(known, _)| known == name).map(|(_, file)| file.as_path())
+}
+
+fn known(tools: &Tools) -> String {
+    let guests: Vec<String> = tools.images.guests.iter().map(|(name, _)| format!("guests/{name}.elf")).collect();
+    format!(" beside it and not one of guests/vmlinuz, guests/initrd, {}", guests.join(", "))
+}

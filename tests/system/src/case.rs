@@ -1,0 +1,265 @@
+//! A system test: one boot, and what its log must show.
+//!
+//! A case is data: a machine, a configuration, expectations on lines. The run waits for lines and for the machine's
+//! end, under one deadline; it sleeps nowhere.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::boot_files::{self, Own};
+use crate::log_line::LogLine;
+use crate::machine::{Event, Hardware, Machine, Serial};
+use crate::tools::Tools;
+use crate::volume;
+
+/// Something that a line of the log may be.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// Who says it: the name of a VM, `firmware` for what comes before the kernel, or a part of the hypervisor
+    /// (`*` for any).
+    who: Who,
+    /// Fragments that the line has, in this order.
+    fragments: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Who {
+    Hypervisor,
+    Boot,
+    Guest(String),
+}
+
+impl Pattern {
+    /// A line of the hypervisor with these fragments in this order, separated by `...`.
+    pub fn hypervisor(text: &str) -> Self {
+        Self::new(Who::Hypervisor, text)
+    }
+
+    /// A line of firmware or the loader.
+    pub fn boot(text: &str) -> Self {
+        Self::new(Who::Boot, text)
+    }
+
+    /// A line of the console of a VM.
+    pub fn guest(vm: &str, text: &str) -> Self {
+        Self::new(Who::Guest(vm.to_owned()), text)
+    }
+
+    fn new(who: Who, text: &str) -> Self {
+        Self { who, fragments: text.split("...").map(|fragment| fragment.trim().to_owned()).collect() }
+    }
+
+    /// Whether the line is such a line.
+    pub fn matches(&self, line: &LogLine) -> bool {
+        let said_by = match &self.who {
+            Who::Hypervisor => line.is_hypervisors(),
+            Who::Boot => line.is_boots(),
+            Who::Guest(vm) => line.guest() == Some(vm),
+        };
+        if !said_by {
+            return false;
+        }
+        let mut rest = line.message.as_str();
+        self.fragments.iter().all(|fragment| match rest.find(fragment.as_str()) {
+            Some(at) => {
+                rest = rest.get(at + fragment.len()..).unwrap_or_default();
+                true
+            }
+            None => false,
+        })
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let who = match &self.who {
+            Who::Hypervisor => "the hypervisor",
+            Who::Boot => "the loader",
+            Who::Guest(vm) => vm,
+        };
+        write!(f, "{who}: {:?}", self.fragments.join(" ... "))
+    }
+}
+
+/// How a boot ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The machine resets itself (`at_end = "reset"`).
+    Reset,
+    /// The machine stays as it is: it is stopped when every expected line was seen.
+    Stays,
+}
+
+/// What is examined once the boot is over.
+pub type Check = fn(&Finished<'_>) -> Result<()>;
+
+/// One system test.
+#[derive(Clone)]
+pub struct Case {
+    /// Its name, as a person types it.
+    pub name: &'static str,
+    /// The machine.
+    pub hardware: Hardware,
+    /// The configuration on the boot volume.
+    pub configuration: String,
+    /// Lines that must come, in any order.
+    pub expected: Vec<Pattern>,
+    /// Lines that must not come.
+    pub forbidden: Vec<Pattern>,
+    /// How the boot ends.
+    pub end: End,
+    /// How long it may take at most.
+    pub limit: Duration,
+    /// What the log as a whole must show.
+    pub checks: Vec<Check>,
+    /// The seed of the NVMe disk that the machine gets, if it gets one.
+    pub disk: Option<u64>,
+}
+
+/// A boot that is over.
+pub struct Finished<'a> {
+    /// All lines.
+    pub lines: &'a [LogLine],
+    /// The NVMe disk's image, and the SHA-256 that its data had before the boot.
+    pub disk: Option<(PathBuf, String)>,
+}
+
+impl Case {
+    /// A case on the usual machine with this configuration, which resets at its end.
+    pub fn new(name: &'static str, configuration: impl Into<String>) -> Self {
+        Self {
+            name,
+            hardware: Hardware::default(),
+            configuration: configuration.into(),
+            expected: Vec::new(),
+            forbidden: vec![Pattern::hypervisor("panic"), Pattern::hypervisor("PANIC")],
+            end: End::Reset,
+            limit: Duration::from_secs(180),
+            checks: Vec::new(),
+            disk: None,
+        }
+    }
+
+    /// The same with another machine.
+    pub fn on(mut self, hardware: Hardware) -> Self {
+        self.hardware = hardware;
+        self
+    }
+
+    /// The same, which must show this line.
+    pub fn expect(mut self, pattern: Pattern) -> Self {
+        self.expected.push(pattern);
+        self
+    }
+
+    /// The same, which must not show this line.
+    pub fn forbid(mut self, pattern: Pattern) -> Self {
+        self.forbidden.push(pattern);
+        self
+    }
+
+    /// The same, examined by `check` when it is over.
+    pub fn check(mut self, check: Check) -> Self {
+        self.checks.push(check);
+        self
+    }
+
+    /// The same on a machine that stays as it is at the end.
+    pub fn stays(mut self) -> Self {
+        self.end = End::Stays;
+        self
+    }
+
+    /// The same with an NVMe disk of this seed behind a root port.
+    pub fn with_disk(mut self, seed: u64) -> Self {
+        self.disk = Some(seed);
+        self
+    }
+
+    /// Boots and judges; `show` gets every line as it comes.
+    ///
+    /// # Errors
+    /// What was not as it must be, with the place of the whole log.
+    pub fn run(&self, tools: &Tools, mut show: impl FnMut(&LogLine)) -> Result<()> {
+        let folder = tools.output.join(self.name);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        self.boot(tools, &folder, &mut show)
+            .map_err(|error| anyhow!("{error:#} (the whole log: {})", folder.join("serial.log").display()))
+    }
+
+    fn boot(&self, tools: &Tools, folder: &std::path::Path, show: &mut dyn FnMut(&LogLine)) -> Result<()> {
+        let volume = folder.join("boot.img");
+        volume::write(&volume, &boot_files::collect(tools, &self.configuration, &Own::default())?)?;
+        let mut hardware = self.hardware.clone();
+        let mut disk = None;
+        if let Some(seed) = self.disk {
+            let image = folder.join("nvme.img");
+            let sum = crate::disk::create(&image, seed)?;
+            hardware = hardware.nvme(&image);
+            disk = Some((image, sum));
+        }
+        let mut machine = Machine::start(&tools.qemu, &hardware, &volume, folder, Serial::Lines)?;
+        let deadline = Instant::now() + self.limit;
+        let mut lines = Vec::new();
+        let mut missing: Vec<&Pattern> = self.expected.iter().collect();
+        loop {
+            if self.end == End::Stays && missing.is_empty() {
+                machine.stop()?;
+                break;
+            }
+            match machine.next(Some(deadline))? {
+                Event::Line(line) => {
+                    show(&line);
+                    if let Some(pattern) = self.forbidden.iter().find(|pattern| pattern.matches(&line)) {
+                        bail!("a line that must not come ({pattern}): {}", line.show(false));
+                    }
+                    missing.retain(|pattern| !pattern.matches(&line));
+                    lines.push(line);
+                }
+                Event::Ended(status) if !status.success() => {
+                    bail!("QEMU failed ({status}): {}", machine.complaints())
+                }
+                Event::Ended(_) if self.end == End::Stays => bail!("the machine ended early{}", listed(&missing)),
+                Event::Ended(_) => break,
+                Event::DeadlinePassed => {
+                    bail!("not over after {} s{}", self.limit.as_secs(), listed(&missing));
+                }
+            }
+        }
+        if !missing.is_empty() {
+            bail!("the machine ended{}", listed(&missing));
+        }
+        let finished = Finished { lines: &lines, disk };
+        self.checks.iter().try_for_each(|check| check(&finished))
+    }
+}
+
+fn listed(missing: &[&Pattern]) -> String {
+    if missing.is_empty() {
+        return String::new();
+    }
+    let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    format!(" without these lines: {}", lines.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(raw: &str) -> LogLine {
+        LogLine::parse(raw).unwrap()
+    }
+
+    #[test]
+    fn fragments_must_come_in_order_and_from_the_right_source() {
+        let said = line("[    0.000001] info  iommu     | unit 0: 48 bits, queue on");
+        assert!(Pattern::hypervisor("unit 0 ... queue").matches(&said));
+        assert!(!Pattern::hypervisor("queue ... unit 0").matches(&said));
+        assert!(!Pattern::guest("iommu", "unit 0").matches(&said));
+        assert!(!Pattern::boot("unit 0").matches(&said));
+        assert!(Pattern::guest("linux", "$").matches(&line("[    0.000001] linux     | / $")));
+        assert!(Pattern::boot("loading").matches(&line("BdsDxe: loading")));
+    }
+}

@@ -1,0 +1,16 @@
+//! Whole boots of Postern in emulated machines, and what they must show.
+//!
+//! `xtask` finds the tools, builds what boots and hands both over as [`tools::Tools`]; here is what a machine is made
+//! of ([`machine`]), what lies on its volume ([`volume`]) and how its log is read ([`log_line`]).
+
+#![forbid(unsafe_code)]
+
+pub mod boot_files;
+pub mod case;
+pub mod cases;
+pub mod disk;
+pub mod initramfs;
+pub mod log_line;
+pub mod machine;
+pub mod tools;
+pub mod volume;

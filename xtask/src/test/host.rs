@@ -1,0 +1,147 @@
+//! Formatting, lints, and the tests that run as ordinary processes.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::Tally;
+use crate::command_line::TestOptions;
+use crate::process::last_lines;
+use crate::progress::Step;
+use crate::workspace;
+
+/// The loader is a UEFI application: it is built for its own target, and is no process of this machine.
+const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "postern-boot"];
+
+/// Runs what `options` asks for of formatting, lints and host tests.
+pub(super) fn run(options: &TestOptions, tally: &mut Tally) -> Result<()> {
+    if options.name.is_none() {
+        one("formatting", &["fmt", "--all", "--check"], options, tally)?;
+        let mut lints = vec!["clippy", "--quiet", "--all-targets"];
+        lints.extend(HOST_PACKAGES);
+        lints.extend(["--", "--deny", "warnings"]);
+        one("lints", &lints, options, tally)?;
+    }
+    tests(options, tally)
+}
+
+fn cargo(options: &TestOptions) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace::root()).stdin(Stdio::null());
+    if options.offline.offline {
+        command.env("CARGO_NET_OFFLINE", "true");
+    }
+    command
+}
+
+/// One command that passes or fails as a whole.
+fn one(name: &str, arguments: &[&str], options: &TestOptions, tally: &mut Tally) -> Result<()> {
+    let step = Step::begin(format!("checking {name}"), 0);
+    let output = cargo(options).args(arguments).output().context("cannot start cargo")?;
+    drop(step);
+    if output.status.success() {
+        tally.pass(name);
+    } else {
+        let said = [output.stdout, output.stderr].concat();
+        tally.fail(name, last_lines(String::from_utf8_lossy(&said).trim(), 200));
+    }
+    Ok(())
+}
+
+/// All host tests, counted one by one.
+fn tests(options: &TestOptions, tally: &mut Tally) -> Result<()> {
+    let mut command = cargo(options);
+    command.args(["test", "--no-fail-fast"]).args(HOST_PACKAGES);
+    if let Some(name) = &options.name {
+        command.args(["--", name]);
+    }
+    // cargo shows what it builds by itself.
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let mut all = String::new();
+    let mut failed = 0;
+    let before = tally.passed();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("cannot read cargo's output")?;
+        match verdict(&line) {
+            Some((_, Verdict::Passed)) => tally.pass_quietly(),
+            Some((name, Verdict::Failed)) => {
+                failed += 1;
+                tally.fail(name, String::new());
+            }
+            Some((name, Verdict::Ignored)) => tally.skip(name, "the test is marked as ignored"),
+            None => {}
+        }
+        all.push_str(&line);
+        all.push('\n');
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() {
+        let what = if failed > 0 { "output of the failed host tests" } else { "building the host tests" };
+        tally.fail(what, failures_in(&all));
+    } else {
+        println!("ok      {} host tests", tally.passed() - before);
+    }
+    Ok(())
+}
+
+/// The result of one test.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    Ignored,
+}
+
+/// Reads `test NAME ... ok`, as Rust's test programs print it.
+fn verdict(line: &str) -> Option<(&str, Verdict)> {
+    let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+    let verdict = match result.split(|character: char| !character.is_alphabetic()).next()? {
+        "ok" => Verdict::Passed,
+        "FAILED" => Verdict::Failed,
+        "ignored" => Verdict::Ignored,
+        _ => return None,
+    };
+    Some((name, verdict))
+}
+
+/// The parts between `failures:` and `test result:` of the output.
+fn failures_in(output: &str) -> String {
+    let mut kept = String::new();
+    let mut inside = false;
+    for line in output.lines() {
+        inside = (inside || line == "failures:") && !line.starts_with("test result:");
+        if inside {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    if kept.is_empty() { last_lines(output.trim(), 60) } else { kept }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_verdicts_of_test_programs() {
+        assert_eq!(verdict("test a::b ... ok"), Some(("a::b", Verdict::Passed)));
+        assert_eq!(verdict("test a::b - should panic ... ok"), Some(("a::b - should panic", Verdict::Passed)));
+        assert_eq!(verdict("test a ... FAILED"), Some(("a", Verdict::Failed)));
+        assert_eq!(verdict("test a ... ignored, too slow"), Some(("a", Verdict::Ignored)));
+        assert_eq!(
+            verdict("test iommu/src/x.rs - x (line 12) ... ok"),
+            Some(("iommu/src/x.rs - x (line 12)", Verdict::Passed))
+        );
+        assert_eq!(verdict("test result: ok. 3 passed"), None);
+        assert_eq!(verdict("running 3 tests"), None);
+    }
+
+    #[test]
+    fn only_the_failures_are_kept() {
+        let output = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nleft != right\n\nfailures:\n    a\n\ntest result: FAILED. 0 passed\nrunning 1 test\n";
+        let kept = failures_in(output);
+        assert!(kept.contains("left != right") && !kept.contains("running 1 test"), "{kept}");
+    }
+}

@@ -1,0 +1,15 @@
+//! Everything that a boot needs, found and built.
+
+use anyhow::Result;
+use system_tests::tools::Tools;
+
+use crate::command_line::Offline;
+use crate::{compile, provision, workspace};
+
+/// Finds or fetches the tools and builds what boots.
+pub(crate) fn prepare(options: &Offline) -> Result<Tools> {
+    let qemu = provision::qemu(options)?;
+    let linux = provision::linux(options)?;
+    let images = compile::build(options)?;
+    Ok(Tools { qemu, images, linux, root: workspace::root().to_path_buf(), output: workspace::output() })
+}
