@@ -6,6 +6,7 @@
 //! which Linux makes its IOMMU groups.
 
 mod alias;
+mod enable;
 mod function;
 mod isolation;
 pub mod quirks;
@@ -18,6 +19,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use enable::enable_isolation;
 pub use function::{Acs, AcsFlags, Buses, Function, Kind, PortType};
 use iommu::address::{PciAddress, SourceId};
 pub use isolation::Leak;
