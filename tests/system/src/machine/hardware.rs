@@ -74,10 +74,10 @@ impl Hardware {
         self.root_port("port-nvme").device("nvme,drive=nvme,serial=postern,bus=port-nvme")
     }
 
-    /// Adds an e1000e network card behind a root port, on QEMU's user network.
+    /// Adds an e1000e network card behind a root port, on QEMU's user network. It has no ROM: nothing boots from it.
     pub fn e1000e(mut self) -> Self {
         self.devices.extend(["-netdev".into(), "user,id=network".into()]);
-        self.root_port("port-e1000e").device("e1000e,netdev=network,bus=port-e1000e")
+        self.root_port("port-e1000e").device("e1000e,netdev=network,romfile=,bus=port-e1000e")
     }
 
     /// Adds QEMU's educational device, which does DMA wherever it is told to.
