@@ -1,11 +1,15 @@
 //! `cargo xtask build` and `cargo xtask run`.
 
 use std::io::{IsTerminal, stdout};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use system_tests::boot_files::{self, Own};
-use system_tests::machine::{Event, Hardware, Machine, Serial};
+use system_tests::demo::{self, Facts, Point};
+use system_tests::log_line::LogLine;
+use system_tests::machine::{Event, Machine, Serial};
+use system_tests::tools::Tools;
 use system_tests::{disk, volume};
 
 use crate::command_line::{Offline, RunOptions};
@@ -16,6 +20,11 @@ const DEFAULT_TIMEOUT: u64 = 180;
 
 /// The seed of the disk's data.
 const SEED: u64 = 0x706f_7374_6572_6e21;
+
+/// The keys of the terminal while --shell connects it to the machine's serial port.
+const CONSOLE_KEYS: &str = "Console keys: Ctrl-A h  the hypervisor's own keys\n\
+                            \x20             Ctrl-A n  the next guest's console\n\
+                            \x20             Ctrl-] x  stop the machine\n";
 
 /// `cargo xtask build`.
 pub(crate) fn build(options: &Offline) -> Result<()> {
@@ -31,34 +40,60 @@ pub(crate) fn build(options: &Offline) -> Result<()> {
 /// `cargo xtask run`.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let tools = tools::prepare(&options.offline)?;
+    let folder = tools.output.join("run");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let image = folder.join("nvme.img");
+    let sum = disk::create(&image, SEED)?;
+    let nonce = nonce();
     let configuration = match &options.config {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?,
-        None => "at_end = \"reset\"\n[[vm]]\nname = \"linux\"\ncpus = [0]\nmemory = \"512M\"\nimage = { linux = { kernel = \"guests/vmlinuz\", initrd = \"guests/initrd\", cmdline = \"console=ttyS0 postern.task=boot\" } }\n".to_owned(),
+        None => demo::configuration(if options.shell { "shell" } else { "demo" }, &nonce),
     };
+    let machine = start(&tools, options, &configuration, &folder, &image)?;
+    let lines = follow(machine, options)?;
+    if options.shell {
+        return Ok(());
+    }
+    println!("\n{}", demo::summary_table(&lines));
+    if options.config.is_some() {
+        return Ok(());
+    }
+    conclude(&demo::judge(&lines, Facts { sum: &sum, nonce: &nonce, image: &image }))
+}
+
+fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path, image: &Path) -> Result<Machine> {
     let own = Own {
         folder: options.config.as_ref().and_then(|file| file.parent()).map(ToOwned::to_owned),
         kernel: options.kernel.clone(),
         initrd: options.initrd.clone(),
     };
-    let folder = tools.output.join("run");
     let volume = folder.join("boot.img");
-    volume::write(&volume, &boot_files::collect(&tools, &configuration, &own)?)?;
-    let image = folder.join("nvme.img");
-    disk::create(&image, SEED)?;
-    let mut hardware = Hardware::default().nvme(&image).e1000e().edu();
+    volume::write(&volume, &boot_files::collect(tools, configuration, &own)?)?;
+    let mut hardware = demo::hardware(image);
     hardware.devices.extend(options.qemu_arguments.iter().cloned());
     let serial = if options.shell { Serial::Terminal } else { Serial::Lines };
-    let mut machine = Machine::start(&tools.qemu, &hardware, &volume, &folder, serial)?;
+    if options.shell {
+        print!("{CONSOLE_KEYS}");
+    }
+    Machine::start(&tools.qemu, &hardware, &volume, folder, serial)
+}
+
+/// Shows the machine's lines until it ends.
+fn follow(mut machine: Machine, options: &RunOptions) -> Result<Vec<LogLine>> {
     let deadline = match (options.timeout, options.shell) {
         (Some(seconds), _) => Some(Instant::now() + Duration::from_secs(seconds)),
         (None, true) => None,
         (None, false) => Some(Instant::now() + Duration::from_secs(DEFAULT_TIMEOUT)),
     };
     let colour = stdout().is_terminal();
+    let mut lines = Vec::new();
     loop {
         match machine.next(deadline)? {
-            Event::Line(line) => println!("{}", line.show(colour)),
-            Event::Ended(status) if status.success() => return Ok(()),
+            Event::Line(line) => {
+                println!("{}", line.show(colour));
+                lines.push(line);
+            }
+            Event::Ended(status) if status.success() => return Ok(lines),
             Event::Ended(status) => bail!("QEMU failed ({status}): {}", machine.complaints()),
             Event::DeadlinePassed => {
                 machine.stop()?;
@@ -66,4 +101,26 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
             }
         }
     }
+}
+
+/// Shows what was proven; an error unless all was.
+fn conclude(points: &[Point]) -> Result<()> {
+    for point in points {
+        match &point.finding {
+            Ok(finding) => println!("proven      {}: {finding}", point.claim),
+            Err(finding) => println!("NOT PROVEN  {}: {finding}", point.claim),
+        }
+    }
+    let unproven = points.iter().filter(|point| point.finding.is_err()).count();
+    if unproven > 0 {
+        bail!("{unproven} of {} points are not proven", points.len());
+    }
+    println!("\nAll {} points are proven.", points.len());
+    Ok(())
+}
+
+/// What the guest writes to the disk: another text in each run, so that an old image proves nothing.
+fn nonce() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros());
+    format!("postern-{now:x}")
 }

@@ -5,12 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attack;
 pub mod boot_files;
 pub mod case;
 pub mod cases;
+pub mod demo;
 pub mod disk;
 pub mod initramfs;
 pub mod log_line;
 pub mod machine;
+pub mod summary;
 pub mod tools;
 pub mod volume;

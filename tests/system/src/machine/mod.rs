@@ -61,11 +61,15 @@ impl Machine {
         let mut command = qemu.command();
         command.args(hardware.arguments(&qemu.firmware_code, &variables, volume));
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        command.args(["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"]);
+        command.args(["-serial", "chardev:serial", "-chardev"]);
         command.stderr(File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?);
         match serial {
-            Serial::Lines => command.stdin(Stdio::null()).stdout(Stdio::piped()),
-            Serial::Terminal => command.stdin(Stdio::inherit()).stdout(Stdio::inherit()),
+            Serial::Lines => command.arg("stdio,id=serial,signal=off").stdin(Stdio::null()).stdout(Stdio::piped()),
+            // QEMU's own escape key is Ctrl-]: Ctrl-A is the hypervisor's.
+            Serial::Terminal => command
+                .args(["stdio,id=serial,signal=off,mux=on", "-echr", "0x1d"])
+                .stdin(Stdio::inherit())
+                .stdout(Stdio::inherit()),
         };
         let mut child = command.spawn().context("cannot start QEMU")?;
         let (sender, lines) = channel();

@@ -1,0 +1,123 @@
+//! The judgement on logs that are right, and on logs in which one thing is not.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+use super::*;
+
+const NONCE: &str = "n0nce";
+
+struct Boot {
+    image: PathBuf,
+    sum: String,
+    log: String,
+}
+
+impl Boot {
+    /// A boot in which everything went well.
+    fn good(name: &str) -> Self {
+        let image = std::env::temp_dir().join(format!("postern-demo-{name}-{}.img", std::process::id()));
+        let sum = disk::create(&image, 3).unwrap();
+        let mut file = File::options().write(true).open(&image).unwrap();
+        file.seek(SeekFrom::Start(disk::DATA_SIZE)).unwrap();
+        let block: Vec<u8> = format!("{NONCE}\n").bytes().cycle().take(disk::BLOCK_SIZE).collect();
+        file.write_all(&block).unwrap();
+        let mut log = String::new();
+        for text in [
+            &format!("result disk=nvme0n1 bytes=67108864 sha256={sum}"),
+            "result ping=10.0.2.2 transmitted=3 received=3",
+            &format!("result disk=nvme0n1 bytes=67108864 sha256={sum}"),
+            "result interrupts nvme=9 eth0=8",
+            "result cpus=1 kernel_errors=0",
+            "result task=demo ended",
+        ] {
+            log.push_str(&format!("[    1.000000] linux     | {text}\n"));
+        }
+        for (index, (attack, _)) in attack::REQUIRED.iter().enumerate() {
+            let address = format!("{:#x}", 0x10_0000 + index * 0x1000);
+            log.push_str(&format!("[    1.000000] intruder  | attack name={attack} kind=read address={address}\n"));
+            log.push_str(&format!(
+                "[    1.000000] warn  iommu     | fault vm=intruder device=0000:00:04.0 access=read address={address} reason=0x6\n"
+            ));
+            log.push_str(&format!("[    1.000000] intruder  | result attack={attack} outcome=blocked\n"));
+        }
+        for text in [
+            "summary vm=intruder exits=10 faults=9 restarts=0 frames=0",
+            "summary device=0000:00:04.0 vm=intruder group=4 ids=1234:11e8 interrupts=0 faults=9",
+            "summary vm=linux exits=5 faults=0 restarts=0 frames=0",
+            "summary device=0000:01:00.0 vm=linux group=1 ids=1b36:0010 interrupts=9 faults=0",
+        ] {
+            log.push_str(&format!("[    2.000000] info  vm        | {text}\n"));
+        }
+        Self { image, sum, log }
+    }
+
+    fn lines(&self) -> Vec<LogLine> {
+        self.log.lines().filter_map(LogLine::parse).collect()
+    }
+
+    /// The claims that are not proven.
+    fn unproven(&self) -> Vec<String> {
+        let facts = Facts { sum: &self.sum, nonce: NONCE, image: &self.image };
+        judge(&self.lines(), facts)
+            .into_iter()
+            .filter(|point| point.finding.is_err())
+            .map(|point| point.claim)
+            .collect()
+    }
+}
+
+impl Drop for Boot {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.image);
+    }
+}
+
+#[test]
+fn a_good_boot_proves_everything_and_each_flaw_is_found() {
+    let mut boot = Boot::good("flaws");
+    assert_eq!(boot.unproven(), Vec::<String>::new());
+    let good = boot.log.clone();
+    for (from, to, claim) in [
+        ("received=3", "received=2", "Linux reached the network through its card"),
+        ("transmitted=3 received=3", "transmitted=0 received=0", "Linux reached the network through its card"),
+        ("eth0=8", "eth0=0", "the devices' interrupts reached Linux"),
+        ("kernel_errors=0", "kernel_errors=1", "Linux was not disturbed"),
+        ("task=demo ended", "task=demo", "Linux was not disturbed"),
+        ("attack=unmapped outcome=blocked", "attack=unmapped outcome=passed", "attack unmapped"),
+        ("fault vm=intruder", "fault vm=nobody", "attack read-linux"),
+        ("name=read-linux ", "name=other ", "attack read-linux"),
+        (
+            "exits=5 faults=0 restarts=0 frames=0",
+            "exits=5 faults=0 restarts=0 frames=1",
+            "both VMs gave everything back",
+        ),
+        ("summary vm=linux", "no summary", "both VMs gave everything back"),
+        ("sha256=", "sha256=0", "Linux read all of its NVMe disk"),
+    ] {
+        boot.log = good.replace(from, to);
+        assert_ne!(boot.log, good, "{from}");
+        assert!(boot.unproven().contains(&claim.to_owned()), "{from} -> {to}: {:?}", boot.unproven());
+    }
+}
+
+#[test]
+fn a_disk_that_is_not_as_it_was_told_to_be_is_found() {
+    for at in [0, disk::DATA_SIZE, disk::DATA_SIZE + 4095] {
+        let boot = Boot::good("disk");
+        let mut file = File::options().write(true).open(&boot.image).unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(b"\xff").unwrap();
+        assert_eq!(boot.unproven(), ["what Linux wrote is on the disk"], "{at}");
+    }
+}
+
+#[test]
+fn the_table_has_a_line_for_each_device() {
+    let table = summary_table(&Boot::good("table").lines());
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(lines[2].starts_with("intruder  0000:00:04.0 1234:11e8") && lines[2].ends_with("0000:00:04.0"), "{table}");
+    assert!(lines[3].contains("64 MiB 2 times"), "{table}");
+}
