@@ -23,8 +23,9 @@ impl<F: Format, M: Frames> Table<F, M> {
             return Err(ChangeError::Permissions { permissions, format: F::NAME });
         }
         let mut gathered = Gathered::new();
-        self.isolate(input, end, &mut gathered)?;
-        self.change(self.root, self.levels(), input, end, permissions, &mut gathered);
+        let place = self.place(input, end - 1);
+        self.isolate(&place, input, end, &mut gathered)?;
+        self.change(place.table, place.level, input, end, permissions, &mut gathered);
         Ok(gathered)
     }
 

@@ -1,11 +1,11 @@
 //! The words of one table: indices, counts in links, and whole runs of entries at a time.
 //!
-//! The loops over runs go eight words at a time because each word is an atomic, which a compiler neither joins nor
+//! The loops over runs go sixteen words at a time because each word is an atomic, which a compiler neither joins nor
 //! unrolls by itself.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::format::ADDRESS;
+use super::format::{ADDRESS, LARGE};
 use crate::address::HostPhysical;
 
 /// The words of one frame.
@@ -38,6 +38,11 @@ pub(super) const fn entry_end(address: u64, level: u8) -> u64 {
     (address | (size(level) - 1)) + 1
 }
 
+/// Whether an entry above level 1 links a table. Links grant reading, in every format by bit 0.
+pub(super) const fn is_link(entry: u64) -> bool {
+    entry & (LARGE | 1) == 1
+}
+
 /// The table that a link names.
 pub(super) const fn child(link: u64) -> HostPhysical {
     HostPhysical::new(link & ADDRESS)
@@ -67,54 +72,85 @@ pub(super) fn run(words: &Words, level: u8, start: u64, end: u64) -> &[AtomicU64
 }
 
 /// Stores `first`, `first + step`, ... .
+#[inline(always)]
 pub(super) fn fill(run: &[AtomicU64], first: u64, step: u64) {
-    let mut entry = first;
-    let (eights, rest) = run.as_chunks::<8>();
-    for eight in eights {
-        for (place, word) in (0u64..).zip(eight) {
-            word.store(entry.wrapping_add(step.wrapping_mul(place)), Relaxed);
-        }
-        entry = entry.wrapping_add(step.wrapping_mul(8));
+    match run {
+        [word] => word.store(first, Relaxed),
+        _ => fill_many(run, first, step),
     }
-    for word in rest {
+}
+
+#[inline(never)]
+fn fill_many(run: &[AtomicU64], first: u64, step: u64) {
+    fold(run, first, |entry, word| {
         word.store(entry, Relaxed);
-        entry = entry.wrapping_add(step);
-    }
+        entry.wrapping_add(step)
+    });
 }
 
 /// Stores "not present" everywhere.
+#[inline(always)]
 pub(super) fn clear(run: &[AtomicU64]) {
-    fill(run, 0, 0);
+    match run {
+        [word] => word.store(0, Relaxed),
+        _ => clear_many(run),
+    }
+}
+
+#[inline(never)]
+fn clear_many(run: &[AtomicU64]) {
+    fold(run, (), |(), word| word.store(0, Relaxed));
 }
 
 /// How many words are not zero.
+#[inline(never)]
 pub(super) fn count_present(run: &[AtomicU64]) -> u16 {
-    let mut absent = 0;
-    let (eights, rest) = run.as_chunks::<8>();
-    for eight in eights {
-        for word in eight {
-            absent += u16::from(word.load(Relaxed) == 0);
-        }
-    }
-    for word in rest {
-        absent += u16::from(word.load(Relaxed) == 0);
-    }
-    run.len() as u16 - absent
+    fold(run, 0, |present, word| present + u16::from(word.load(Relaxed) != 0))
 }
 
 /// Whether every word is zero.
+#[inline(always)]
 pub(super) fn is_empty(run: &[AtomicU64]) -> bool {
-    let mut any = 0;
-    let (eights, rest) = run.as_chunks::<8>();
-    for eight in eights {
-        for word in eight {
-            any |= word.load(Relaxed);
+    match run {
+        [word] => word.load(Relaxed) == 0,
+        _ => is_empty_many(run),
+    }
+}
+
+#[inline(never)]
+fn is_empty_many(run: &[AtomicU64]) -> bool {
+    fold(run, 0, |any, word| any | word.load(Relaxed)) == 0
+}
+
+/// The bits that every word has. Cheaper than [`count_present`], and as good where the answer is not zero: no word
+/// is.
+#[inline(always)]
+pub(super) fn common_bits(run: &[AtomicU64]) -> u64 {
+    match run {
+        [word] => word.load(Relaxed),
+        _ => common_bits_many(run),
+    }
+}
+
+#[inline(never)]
+fn common_bits_many(run: &[AtomicU64]) -> u64 {
+    fold(run, u64::MAX, |all, word| all & word.load(Relaxed))
+}
+
+/// Folds the words, in chunks of sixteen.
+#[inline(always)]
+fn fold<T>(run: &[AtomicU64], start: T, mut each: impl FnMut(T, &AtomicU64) -> T) -> T {
+    let mut value = start;
+    let (chunks, rest) = run.as_chunks::<16>();
+    for chunk in chunks {
+        for word in chunk {
+            value = each(value, word);
         }
     }
     for word in rest {
-        any |= word.load(Relaxed);
+        value = each(value, word);
     }
-    any == 0
+    value
 }
 
 #[cfg(test)]
@@ -139,6 +175,7 @@ mod tests {
             assert_eq!(beyond[0].load(Relaxed), 0, "the word behind the run changed");
             assert_eq!(count_present(part), length as u16);
             assert_eq!(is_empty(part), length == 0);
+            assert_ne!(common_bits(part) & 3, 0);
             clear(part);
             assert_eq!(count_present(part), 0);
         }
@@ -150,6 +187,7 @@ mod tests {
             let run = words((0..20).map(|at| u64::from(at == place) << 40));
             assert!(!is_empty(&run));
             assert_eq!(count_present(&run), 1);
+            assert_eq!(common_bits(&run), 0);
         }
     }
 

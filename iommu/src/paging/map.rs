@@ -7,6 +7,7 @@ use super::entry::{self, child, count, entry_end, index, size, with_count};
 use super::error::MapError;
 use super::format::{Format, LARGE};
 use super::reserve::Reserve;
+use super::shape::{INTERRUPT_WINDOW, InterruptWindow};
 use super::table::Table;
 use crate::address::{HostPhysical, PAGE_SIZE};
 use crate::door::Frames;
@@ -17,6 +18,12 @@ fn leaves_end(at: u64, end: u64, level: u8, largest: u8) -> Option<u64> {
     let mask = size(level) - 1;
     let stop = end & !mask;
     (level <= largest && at & mask == 0 && stop > at).then_some(stop)
+}
+
+/// Whether `[start, start + last]`, which does not wrap, meets the interrupt window.
+#[inline(always)]
+fn meets_window(start: u64, last: u64) -> bool {
+    start <= INTERRUPT_WINDOW.1 && start + last >= INTERRUPT_WINDOW.0
 }
 
 impl<F: Format, M: Frames> Table<F, M> {
@@ -34,40 +41,68 @@ impl<F: Format, M: Frames> Table<F, M> {
         attributes: impl Into<Attributes>,
     ) -> Result<(), MapError> {
         let attributes = attributes.into();
-        let end = self.check_range(input, length)?;
-        self.check_output(output, length)?;
-        if !self.format.can_say(attributes.permissions) {
-            return Err(MapError::Permissions { permissions: attributes.permissions, format: F::NAME });
+        if !self.admits(input, output, length, attributes) {
+            return Err(self.refusal(input, output, length, attributes));
         }
-        if self.is_refused_window(input, length) {
-            return Err(MapError::InterruptWindow { start: input, length });
-        }
-        if self.is_refused_window(output.as_u64(), length) {
-            return Err(MapError::InterruptWindow { start: output.as_u64(), length });
-        }
-        let levels = self.levels();
+        let end = input + length;
         let largest = self.largest_leaf(input, output);
-        let needed = self
-            .plan(self.root, self.present, levels, input, end, largest)
-            .ok_or_else(|| self.overlap_error(input, end))?;
-        let reserve = Reserve::take(&self.frames, needed)?;
-        let mut filler =
-            Filler { table: self, reserve, attributes, largest, difference: output.as_u64().wrapping_sub(input) };
-        let added = filler.fill(self.root, levels, input, end, false);
-        drop(filler);
-        self.present += added;
+        let place = self.place(input, end - 1);
+        let added = if leaves_end(input, end, place.level, largest) == Some(end) {
+            // The common case, leaves of one table: what `plan` and `fill` would do, without the ceremony.
+            let run = entry::run(self.frames.words(place.table), place.level, input, end);
+            if place.present != 0 && !entry::is_empty(run) {
+                return Err(self.overlap_error(input, end));
+            }
+            entry::fill(run, self.format.leaf(place.level, output, attributes), size(place.level));
+            if self.needs_flush() {
+                self.frames.flush(run);
+            }
+            run.len() as u16
+        } else {
+            let needed = self
+                .plan(place.table, place.present, place.level, input, end, largest)
+                .ok_or_else(|| self.overlap_error(input, end))?;
+            let reserve = Reserve::take(&self.frames, needed)?;
+            let difference = output.as_u64().wrapping_sub(input);
+            let mut filler = Filler { table: self, reserve, attributes, largest, difference };
+            filler.fill(place.table, place.level, input, end, false)
+        };
+        self.add_present(&place, added);
         Ok(())
     }
 
-    fn check_output(&self, output: HostPhysical, length: u64) -> Result<(), MapError> {
+    /// Whether nothing about the request itself stands against it.
+    #[inline(always)]
+    fn admits(&self, input: u64, output: HostPhysical, length: u64, attributes: Attributes) -> bool {
+        let last = length.wrapping_sub(1);
+        let (input_limit, output_limit) = self.limits();
+        (input | output.as_u64() | length) & (PAGE_SIZE - 1) == 0
+            && last < input_limit.min(output_limit)
+            && input < input_limit - last
+            && output.as_u64() < output_limit - last
+            && self.format.can_say(attributes.permissions)
+            && (self.shape.interrupt_window == InterruptWindow::Ordinary
+                || !meets_window(input, last) && !meets_window(output.as_u64(), last))
+    }
+
+    /// The first thing that stands against a request that is not admitted.
+    #[cold]
+    fn refusal(&self, input: u64, output: HostPhysical, length: u64, attributes: Attributes) -> MapError {
+        if let Err(error) = self.check_range(input, length) {
+            return error.into();
+        }
         if !output.is_aligned(PAGE_SIZE) {
-            return Err(MapError::OutputMisaligned { output });
+            return MapError::OutputMisaligned { output };
         }
         let bits = self.shape.output_bits;
-        match output.checked_add(length) {
-            Some(end) if end.as_u64() <= 1 << bits => Ok(()),
-            _ => Err(MapError::OutputTooFar { output, length, bits }),
+        if output.checked_add(length).is_none_or(|end| end.as_u64() > 1 << bits) {
+            return MapError::OutputTooFar { output, length, bits };
         }
+        if !self.format.can_say(attributes.permissions) {
+            return MapError::Permissions { permissions: attributes.permissions, format: F::NAME };
+        }
+        let start = if meets_window(input, length - 1) { input } else { output.as_u64() };
+        MapError::InterruptWindow { start, length }
     }
 
     /// The highest level at which leaves may stand when `input` maps to `output`.

@@ -59,26 +59,6 @@ pub struct Nearest {
 }
 
 impl<F: Format, M: Frames> Table<F, M> {
-    /// Where `input` points, if it is mapped.
-    pub fn translate(&self, input: u64) -> Option<HostPhysical> {
-        if input >> self.shape.input_bits != 0 {
-            return None;
-        }
-        let mut table = self.root;
-        let mut level = self.levels();
-        loop {
-            let entry = self.frames.words(table)[index(input, level)].load(Relaxed);
-            if entry & F::PRESENT == 0 {
-                return None;
-            }
-            if level == 1 || entry & LARGE != 0 {
-                return Some(HostPhysical::new(output(entry, level) | input & (size(level) - 1)));
-            }
-            table = child(entry);
-            level -= 1;
-        }
-    }
-
     /// The leaf that maps `input`.
     pub fn lookup(&self, input: u64) -> Option<Mapping> {
         self.first_from(input).filter(|leaf| leaf.input <= input)

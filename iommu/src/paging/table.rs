@@ -7,7 +7,8 @@ use super::entry::child;
 use super::error::{BuildError, RangeError};
 use super::format::{Format, LARGE};
 use super::gathered::Gathered;
-use super::shape::{Coherence, INTERRUPT_WINDOW, InterruptWindow, PageSizes, Shape};
+use super::recent::Recent;
+use super::shape::{Coherence, PageSizes, Shape};
 use crate::address::{HostPhysical, PAGE_SIZE};
 use crate::door::Frames;
 
@@ -23,6 +24,8 @@ pub struct Table<F: Format, M: Frames> {
     pub(super) root: HostPhysical,
     /// How many entries of the root are present.
     pub(super) present: u16,
+    /// Where the last translation ended.
+    pub(super) recent: Recent,
 }
 
 impl<F: Format, M: Frames> Table<F, M> {
@@ -43,7 +46,7 @@ impl<F: Format, M: Frames> Table<F, M> {
         if shape.coherence == Coherence::NeedsFlush {
             frames.flush(frames.words(root));
         }
-        Ok(Self { format, frames, shape, root, present: 0 })
+        Ok(Self { format, frames, shape, root, present: 0, recent: Recent::new() })
     }
 
     /// The root's frame, for the context entry, EPTP or nested CR3. It stays the same for the table's life.
@@ -109,10 +112,10 @@ impl<F: Format, M: Frames> Table<F, M> {
         }
     }
 
-    /// Whether a range that does not wrap touches the interrupt window and must not.
-    pub(super) fn is_refused_window(&self, start: u64, length: u64) -> bool {
-        let (first, last) = INTERRUPT_WINDOW;
-        self.shape.interrupt_window == InterruptWindow::Refused && start <= last && start + (length - 1) >= first
+    /// The first input and output addresses that are too large.
+    #[inline(always)]
+    pub(super) fn limits(&self) -> (u64, u64) {
+        (1 << self.shape.input_bits, 1 << self.shape.output_bits)
     }
 
     /// Calls `each` with every table from `table` down, children before their parents.

@@ -1,12 +1,14 @@
 //! Unmapping: leaves cleared in runs, emptied tables unlinked and gathered, large pages split where the range ends
 //! inside one.
 
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::entry::{self, ENTRIES, child, count, entry_end, index, run, size, with_count};
 use super::error::ChangeError;
 use super::format::{Format, LARGE};
 use super::gathered::Gathered;
+use super::place::Place;
 use super::reserve::Reserve;
 use super::table::Table;
 use crate::address::{HostPhysical, PAGE_SIZE};
@@ -23,19 +25,36 @@ impl<F: Format, M: Frames> Table<F, M> {
     pub fn unmap(&mut self, input: u64, length: u64) -> Result<Gathered, ChangeError> {
         let end = self.check_range(input, length)?;
         let mut gathered = Gathered::new();
-        self.isolate(input, end, &mut gathered)?;
-        let removed = self.remove(self.root, self.levels(), self.present, input, end, &mut gathered);
-        self.present -= removed;
+        let place = self.place(input, end - 1);
+        self.isolate(&place, input, end, &mut gathered)?;
+        let removed = self.remove(place.table, place.level, place.present, input, end, &mut gathered);
+        if removed > 0 {
+            self.remove_present(&place, removed, &mut gathered);
+        }
+        if gathered.tables() > 0 {
+            self.forget_recent();
+        }
         Ok(gathered)
     }
 
     /// Makes `[start, end)` end at ends of leaves on both sides.
-    pub(super) fn isolate(&mut self, start: u64, end: u64, gathered: &mut Gathered) -> Result<(), ChangeError> {
-        let at_start = self.straddler(start);
-        let at_end = self.straddler(end);
-        if at_start == 1 && at_end == 1 {
+    #[inline(always)]
+    pub(super) fn isolate(
+        &mut self,
+        place: &Place,
+        start: u64,
+        end: u64,
+        gathered: &mut Gathered,
+    ) -> Result<(), ChangeError> {
+        if (start | end) & (size(place.level) - 1) == 0 {
             return Ok(());
         }
+        self.isolate_inside(place, start, end, gathered)
+    }
+
+    fn isolate_inside(&self, place: &Place, start: u64, end: u64, gathered: &mut Gathered) -> Result<(), ChangeError> {
+        let at_start = self.straddler(place, start);
+        let at_end = self.straddler(place, end);
         // One table for each level at which a boundary lies inside a page, once where both lie in the same.
         let mut needed = 0;
         for level in 2..=at_start.max(at_end) {
@@ -45,57 +64,54 @@ impl<F: Format, M: Frames> Table<F, M> {
             let same = first && second && start >> entry::shift(level) == end >> entry::shift(level);
             needed += u64::from(first) + u64::from(second) - u64::from(same);
         }
+        if needed == 0 {
+            return Ok(());
+        }
         let mut reserve = Reserve::take(&self.frames, needed)?;
-        self.split_at(start, &mut reserve, gathered);
-        self.split_at(end, &mut reserve, gathered);
+        self.split_at(place, start, &mut reserve, gathered);
+        self.split_at(place, end, &mut reserve, gathered);
         Ok(())
     }
 
     /// The level of the leaf that has `boundary` inside; 1 when none has.
-    fn straddler(&self, boundary: u64) -> u8 {
-        // No leaf is larger than 1 GiB, and below the smallest large page there is nothing to split.
-        if boundary & (size(2) - 1) == 0 && boundary & (size(3) - 1) == 0 || boundary >> self.shape.input_bits != 0 {
-            return 1;
-        }
-        let mut table = self.root;
-        for level in (2..=self.levels()).rev() {
-            let word = self.frames.words(table)[index(boundary, level)].load(Relaxed);
-            if word & LARGE != 0 {
-                return if boundary & (size(level) - 1) == 0 { 1 } else { level };
+    fn straddler(&self, place: &Place, boundary: u64) -> u8 {
+        let (mut table, mut level) = (place.table, place.level);
+        // A boundary at the end of an entry is in no leaf of this table or below, nor is the table's own end.
+        while boundary & (size(level) - 1) != 0 {
+            let entry = self.frames.words(table)[index(boundary, level)].load(Relaxed);
+            if entry & LARGE != 0 {
+                return level;
             }
-            if word == 0 {
-                return 1;
+            if entry == 0 {
+                break;
             }
-            table = child(word);
+            table = child(entry);
+            level -= 1;
         }
         1
     }
 
     /// Splits large leaves until none has `boundary` inside.
-    fn split_at(&self, boundary: u64, reserve: &mut Reserve<'_, M>, gathered: &mut Gathered) {
-        let straddler = self.straddler(boundary);
-        let mut table = self.root;
-        for level in (2..=self.levels()).rev() {
+    fn split_at(&self, place: &Place, boundary: u64, reserve: &mut Reserve<'_, M>, gathered: &mut Gathered) {
+        let (mut table, mut level) = (place.table, place.level);
+        while boundary & (size(level) - 1) != 0 {
             let word = &self.frames.words(table)[index(boundary, level)];
             let mut link = word.load(Relaxed);
-            if level <= straddler {
-                if boundary & (size(level) - 1) == 0 {
-                    return;
-                }
-                if link & LARGE != 0 {
-                    link = self.split(word, link, level, reserve.next());
-                    let start = boundary & !(size(level) - 1);
-                    gathered.split(start, start + size(level));
-                }
-            } else if straddler == 1 {
+            if link == 0 {
                 return;
             }
+            if link & LARGE != 0 {
+                link = self.split(word, link, level, reserve.next());
+                let start = boundary & !(size(level) - 1);
+                gathered.split(start, start + size(level));
+            }
             table = child(link);
+            level -= 1;
         }
     }
 
     /// Replaces a large leaf by a full table of the same translation, built and flushed first; returns the link.
-    fn split(&self, word: &core::sync::atomic::AtomicU64, leaf: u64, level: u8, frame: HostPhysical) -> u64 {
+    fn split(&self, word: &AtomicU64, leaf: u64, level: u8, frame: HostPhysical) -> u64 {
         let words = self.frames.words(frame);
         entry::fill(words, self.format.first_part(level, leaf), size(level - 1));
         if self.needs_flush() {
@@ -111,6 +127,7 @@ impl<F: Format, M: Frames> Table<F, M> {
 
     /// Empties `[start, end)` of the table at `level`, which has `present` entries; returns how many became absent.
     /// When that is all of them the caller unlinks the table, whose words may then be as they were.
+    #[inline(always)]
     fn remove(
         &self,
         table: HostPhysical,
@@ -120,22 +137,55 @@ impl<F: Format, M: Frames> Table<F, M> {
         end: u64,
         gathered: &mut Gathered,
     ) -> u16 {
-        let words = self.frames.words(table);
-        if level == 1 {
-            let run = run(words, 1, start, end);
-            let removed = if present == ENTRIES { run.len() as u16 } else { entry::count_present(run) };
-            if removed == 0 {
-                return 0;
-            }
+        let removed = if level == 1 {
+            let run = run(self.frames.words(table), 1, start, end);
+            let removed = if run.len() == usize::from(ENTRIES) {
+                present
+            } else if present == ENTRIES || entry::common_bits(run) & F::PRESENT != 0 {
+                run.len() as u16
+            } else {
+                entry::count_present(run)
+            };
+            self.remove_leaves(run, 1, present, removed, gathered)
+        } else {
+            return self.remove_entries(table, level, present, start, end, gathered);
+        };
+        if removed > 0 {
             gathered.touch(start, end);
-            gathered.add_bytes(u64::from(removed) * PAGE_SIZE);
-            if removed < present {
-                entry::clear(run);
-                if self.needs_flush() {
-                    self.frames.flush(run);
-                }
+        }
+        removed
+    }
+
+    /// Empties a run of leaves, of which `removed` are present, of a table at `level` that has `present` entries.
+    #[inline(always)]
+    fn remove_leaves(&self, run: &[AtomicU64], level: u8, present: u16, removed: u16, gathered: &mut Gathered) -> u16 {
+        if removed > 0 && removed < present {
+            entry::clear(run);
+            if self.needs_flush() {
+                self.frames.flush(run);
             }
-            return removed;
+        }
+        gathered.add_bytes(u64::from(removed) << entry::shift(level));
+        removed
+    }
+
+    /// As [`remove`](Self::remove), above level 1.
+    fn remove_entries(
+        &self,
+        table: HostPhysical,
+        level: u8,
+        present: u16,
+        start: u64,
+        end: u64,
+        gathered: &mut Gathered,
+    ) -> u16 {
+        let words = self.frames.words(table);
+        if (start | end) & (size(level) - 1) == 0 {
+            let run = run(words, level, start, end);
+            if entry::common_bits(run) & LARGE != 0 {
+                gathered.touch(start, end);
+                return self.remove_leaves(run, level, present, run.len() as u16, gathered);
+            }
         }
         let mut removed = 0;
         let mut at = start;
@@ -157,9 +207,10 @@ impl<F: Format, M: Frames> Table<F, M> {
 
     /// Empties `[start, end)`, part or all of what a present entry at `level` covers; returns whether the entry
     /// became absent.
+    #[inline(always)]
     fn remove_entry(
         &self,
-        word: &core::sync::atomic::AtomicU64,
+        word: &AtomicU64,
         entry: u64,
         level: u8,
         start: u64,

@@ -1,6 +1,7 @@
 //! Exact bits of every format, and what they say read back.
 
 use super::super::attributes::MemoryType;
+use super::super::entry::is_link;
 use super::*;
 
 const HOST: HostPhysical = HostPhysical::new(0x12_4000_0000);
@@ -71,13 +72,14 @@ fn round_trip<F: Format>(format: F, memory_type_kept: bool, execute_kept: bool) 
                 let other = format.leaf(level, HOST, Attributes { permissions: Permissions::READ, memory_type });
                 assert_eq!(format.with_permissions(other, permissions), leaf);
                 if level > 1 {
+                    assert!(!is_link(leaf));
                     assert_eq!(format.first_part(level, leaf), format.leaf(level - 1, HOST, given));
                 }
             }
         }
     }
     assert_eq!(format.link(HOST) & ADDRESS, HOST.as_u64());
-    assert_eq!(format.link(HOST) & LARGE, 0);
+    assert!(is_link(format.link(HOST)));
     assert_ne!(format.link(HOST) & F::PRESENT, 0);
     // A chain through an unlinked table is an absent entry to a reader that still walks it.
     assert_eq!(ADDRESS & F::PRESENT, 0);
