@@ -16,6 +16,12 @@ extern crate alloc;
 extern crate std;
 
 pub mod config;
+pub mod container;
+pub mod device;
 pub mod door;
 pub mod errno;
+pub mod group;
+pub mod interrupt;
+pub mod region;
+pub mod reset;
 pub mod topology;

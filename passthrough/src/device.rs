@@ -1,0 +1,218 @@
+//! The device: one assigned function.
+//!
+//! Opening a device takes the function from its group, silences and resets it; closing switches its interrupts and
+//! bus mastering off, resets it again and writes back the configuration it had. Every step back runs on every way
+//! out, also when the device object is simply dropped.
+
+mod configuration;
+mod error;
+mod info;
+mod reset;
+mod window;
+
+use alloc::boxed::Box;
+use core::fmt;
+
+pub use error::DeviceError;
+pub use info::{BarPart, DeviceInfo, RegionFlags, RegionInfo};
+use iommu::address::PciAddress;
+
+use crate::config::{VirtualConfiguration, register};
+use crate::door::{ConfigurationSpace, Machine, Owner};
+use crate::group::{DevicePin, Group};
+use crate::interrupt::Interrupts;
+use crate::region::{Bars, MsixGeometry, MsixTable};
+use crate::reset::{BusReset, Method, ResetError, SavedState};
+
+/// What the machine gives for one function.
+pub struct Parts<M: Machine> {
+    /// Its configuration space.
+    pub configuration: M::Configuration,
+    /// Its BAR windows.
+    pub windows: M::Windows,
+    /// Time.
+    pub clock: M::Clock,
+    /// What resetting its bus takes; `None` on a root bus.
+    pub bus: Option<BusReset<M::Configuration>>,
+    /// Whether the wire (INTx) may be used.
+    pub line: bool,
+}
+
+/// An open device.
+pub struct Device<M: Machine> {
+    pub(crate) address: PciAddress,
+    pub(crate) space: M::Configuration,
+    pub(crate) windows: M::Windows,
+    pub(crate) clock: M::Clock,
+    pub(crate) remapping: M::Remapping,
+    pub(crate) configuration: Box<VirtualConfiguration>,
+    pub(crate) interrupts: Interrupts<M::Remapping>,
+    msix: Option<(MsixGeometry, MsixTable)>,
+    bus: Option<BusReset<M::Configuration>>,
+    /// What the function had when it was opened, bus mastering off.
+    saved: SavedState,
+    /// The host's command register at open.
+    host_command: u16,
+    method: Option<Method>,
+    interrupt_pin: u8,
+    power: u16,
+    /// Requests are stopped, whatever the guest wants.
+    quarantined: bool,
+    poison: Option<ResetError>,
+    is_closed: bool,
+    /// Last, so that the function leaves its domain after everything else is back.
+    pub(crate) pin: DevicePin<M::Remapping>,
+}
+
+impl<M: Machine> fmt::Debug for Device<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("address", &self.address).field("poison", &self.poison).finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Device<M> {
+    /// GROUP_GET_DEVICE_FD: opens a function of a group that is in a container with a type. The function is idle
+    /// afterwards: no decoding, no requests, no interrupts, reset if it can be.
+    pub fn open(group: &Group<M::Remapping>, address: PciAddress, parts: Parts<M>) -> Result<Self, DeviceError> {
+        let pin = group.pin(address)?;
+        let remapping = pin.remapping().ok_or(DeviceError::NoAnswer(address))?;
+        let Parts { configuration: space, windows, clock, bus, line } = parts;
+        if space.read_u16(register::VENDOR) == 0xffff {
+            return Err(DeviceError::NoAnswer(address));
+        }
+        let host_command = space.read_u16(register::COMMAND);
+        space.write_u16(register::COMMAND, host_command & !register::command::BUS_MASTER);
+        let bars = Bars::probe(&space);
+        let can_disable_line = can_disable_line(&space);
+        let interrupt_pin = match space.read_u8(register::INTERRUPT_PIN) {
+            pin @ 1..=4 if line => pin,
+            _ => 0,
+        };
+        let configuration = Box::new(VirtualConfiguration::new(&space, bars, interrupt_pin));
+        let msix = match configuration.layout().msix {
+            Some(at) => {
+                let geometry = MsixGeometry::read(&space, at, &bars)
+                    .map_err(|defect| DeviceError::MsixDefect { function: address, defect })?;
+                Some((geometry, MsixTable::new(geometry.size)))
+            }
+            None => None,
+        };
+        let msix_size = msix.as_ref().map_or(0, |(geometry, _)| usize::from(geometry.size));
+        let msi_size = usize::try_from(configuration.msi_capacity()).unwrap_or(0);
+        let saved = SavedState::save(&space);
+        let mut device = Self {
+            address,
+            space,
+            windows,
+            clock,
+            remapping,
+            configuration,
+            interrupts: Interrupts::new(msix_size.max(msi_size), can_disable_line),
+            msix,
+            bus,
+            saved,
+            host_command,
+            method: None,
+            interrupt_pin,
+            power: 0,
+            quarantined: false,
+            poison: None,
+            is_closed: false,
+            pin,
+        };
+        device.silence_messages();
+        device.method = device.find_method();
+        if device.method.is_some() {
+            device.reset()?;
+        }
+        device.apply_command();
+        Ok(device)
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    /// Whose it is.
+    pub fn owner(&self) -> &Owner {
+        self.pin.owner()
+    }
+
+    /// Why the function does not answer any more, if that is so. It reads as all ones then and does nothing.
+    pub fn poison(&self) -> Option<&ResetError> {
+        self.poison.as_ref()
+    }
+
+    /// Stops the function's requests whatever the guest wants, or lets them be the guest's again.
+    pub fn set_quarantined(&mut self, quarantined: bool) {
+        self.quarantined = quarantined;
+        self.apply_command();
+    }
+
+    /// Closes the device. The function is silent, reset and configured as it was found, without bus mastering; the
+    /// group it came from may close after it. An error tells that the function could not be reset.
+    pub fn close(mut self) -> Result<(), DeviceError> {
+        self.shut()
+    }
+
+    fn shut(&mut self) -> Result<(), DeviceError> {
+        if core::mem::replace(&mut self.is_closed, true) {
+            return Ok(());
+        }
+        self.stop_requests();
+        self.disable_irqs();
+        if self.poison.is_some() {
+            return Ok(());
+        }
+        let result = if self.method.is_some() { self.run_reset() } else { Ok(()) };
+        if self.poison.is_none() {
+            self.to_full_power();
+            self.saved.restore(&self.space);
+        }
+        result
+    }
+
+    pub(crate) fn interrupt_pin(&self) -> u8 {
+        self.interrupt_pin
+    }
+
+    pub(crate) fn is_express(&self) -> bool {
+        self.configuration.layout().express.is_some()
+    }
+
+    pub(crate) fn msix_geometry(&self) -> Option<MsixGeometry> {
+        self.msix.as_ref().map(|(geometry, _)| *geometry)
+    }
+
+    pub(crate) fn msix_size(&self) -> u16 {
+        self.msix.as_ref().map_or(0, |(geometry, _)| geometry.size)
+    }
+
+    /// The guest's message of a vector of its MSI-X table.
+    pub fn msix_message(&self, vector: u16) -> Option<crate::door::Message> {
+        self.msix.as_ref().and_then(|(_, table)| table.message(vector))
+    }
+
+    /// Whether the guest masked a vector in its MSI-X table.
+    pub fn msix_is_masked(&self, vector: u16) -> bool {
+        self.msix.as_ref().is_none_or(|(_, table)| table.is_masked(vector))
+    }
+}
+
+impl<M: Machine> Drop for Device<M> {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut() {
+            log::warn!("{}: {error}", self.address);
+        }
+    }
+}
+
+/// Whether the function's interrupt-disable bit can be set; functions older than PCI 2.3 have none.
+fn can_disable_line(space: &impl ConfigurationSpace) -> bool {
+    let before = space.read_u16(register::COMMAND);
+    space.write_u16(register::COMMAND, before ^ register::command::INTERRUPT_DISABLE);
+    let after = space.read_u16(register::COMMAND);
+    space.write_u16(register::COMMAND, before);
+    (before ^ after) & register::command::INTERRUPT_DISABLE != 0
+}

@@ -1,0 +1,80 @@
+//! Resets of a device.
+
+use super::{Device, DeviceError};
+use crate::door::Machine;
+use crate::reset::{Method, ResetError, SavedState, own_method};
+
+impl<M: Machine> Device<M> {
+    /// How the device is reset, if it can be.
+    pub fn reset_method(&self) -> Option<Method> {
+        self.method
+    }
+
+    /// RESET: resets the function and gives it back its configuration and its messages, so that its owner finds
+    /// everything but the function's own state as it was. A function that does not come back is poisoned.
+    pub fn reset(&mut self) -> Result<(), DeviceError> {
+        if let Some(poison) = &self.poison {
+            return Err(DeviceError::Reset(poison.clone()));
+        }
+        self.to_full_power();
+        let state = SavedState::save(&self.space);
+        self.run_reset()?;
+        state.restore(&self.space);
+        self.rewrite_messages();
+        self.apply_command();
+        Ok(())
+    }
+
+    /// For a virtual machine that starts over: resets the function, and its virtual configuration space to what a
+    /// guest finds at power-on. Interrupts are off.
+    pub fn restart(&mut self) -> Result<(), DeviceError> {
+        self.stop_requests();
+        self.disable_irqs();
+        self.configuration.reset();
+        if let Some((_, table)) = &mut self.msix {
+            table.reset();
+        }
+        if self.method.is_some() {
+            self.reset()
+        } else {
+            self.to_full_power();
+            self.apply_command();
+            Ok(())
+        }
+    }
+
+    /// The finest way that the function can be reset now.
+    pub(super) fn find_method(&self) -> Option<Method> {
+        own_method(&self.space, &self.configuration.layout()).or_else(|| self.check_bus().ok().map(|()| Method::Bus))
+    }
+
+    /// Whether the bus may be reset: everybody on it is the owner's or nobody's, and not in use.
+    fn check_bus(&self) -> Result<(), ResetError> {
+        let bus = self.bus.as_ref().ok_or(ResetError::NoMethod(self.address))?;
+        for (other, _) in &bus.others {
+            self.pin
+                .registry()
+                .check_resettable(*other, self.pin.owner())
+                .map_err(|source| ResetError::BusShared { function: self.address, source })?;
+        }
+        Ok(())
+    }
+
+    /// Runs the ladder. The configuration is lost; on an error of the function itself it is poisoned.
+    pub(super) fn run_reset(&mut self) -> Result<(), DeviceError> {
+        let method = self.method.ok_or(ResetError::NoMethod(self.address))?;
+        let result = if method == Method::Bus {
+            self.check_bus()?;
+            match &self.bus {
+                Some(bus) => self.resetter().reset_bus(bus),
+                None => Err(ResetError::NoMethod(self.address)),
+            }
+        } else {
+            self.resetter().reset_alone(method)
+        };
+        if let Err(error) = &result {
+            self.poison = Some(error.clone());
+        }
+        result.map_err(DeviceError::Reset)
+    }
+}
