@@ -12,11 +12,14 @@
 pub mod acpi;
 pub mod apic;
 pub mod clock;
+pub mod edu;
 pub mod fault;
 pub mod instructions;
 pub mod interrupts;
 pub mod memory;
+pub mod msi;
 pub mod multiboot;
+pub mod pci;
 pub mod power;
 pub mod processors;
 pub mod serial;
