@@ -3,3 +3,4 @@
 pub mod entry;
 pub mod message;
 pub mod posted;
+pub mod table;

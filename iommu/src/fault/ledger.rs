@@ -1,0 +1,194 @@
+//! Counting faults per device, and deciding what becomes of each: a line, a number, or silence.
+//!
+//! A device can fault millions of times a second. The ledger has room for a fixed number of devices, takes no memory
+//! while it counts, and lets through a bounded number of reports a second, so that nobody can flood the log or fill
+//! memory by faulting.
+
+use alloc::vec::Vec;
+
+use crate::address::PciAddress;
+
+/// How many devices are counted by themselves; the rest share one count.
+const DEVICES: usize = 128;
+/// A second.
+const WINDOW: u64 = 1_000_000_000;
+
+/// What is too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Faults of one device that are reported within a second; further ones are only counted.
+    pub reports_per_second: u32,
+    /// Faults of one device within a second after which it is silenced.
+    pub faults_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { reports_per_second: 16, faults_per_second: 512 }
+    }
+}
+
+/// What to do about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Report it. `unreported` faults of the device went before without a report.
+    Report {
+        /// How many.
+        unreported: u64,
+    },
+    /// Only count it.
+    Count,
+    /// Report it and stop the device: its faults are not recorded any more, and its owner has to turn its bus
+    /// mastering off.
+    Silence {
+        /// How many faults of the device went before without a report.
+        unreported: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    device: Option<PciAddress>,
+    total: u64,
+    unreported: u64,
+    since: u64,
+    in_window: u32,
+    reported_in_window: u32,
+    silenced: bool,
+}
+
+/// The counts.
+#[derive(Debug)]
+pub struct Ledger {
+    limits: Limits,
+    lines: Vec<Line>,
+    others: Line,
+}
+
+impl Line {
+    const fn new(device: Option<PciAddress>, now: u64) -> Self {
+        Self { device, total: 0, unreported: 0, since: now, in_window: 0, reported_in_window: 0, silenced: false }
+    }
+
+    fn count(&mut self, limits: Limits, now: u64) -> Action {
+        if now.saturating_sub(self.since) >= WINDOW {
+            (self.since, self.in_window, self.reported_in_window) = (now, 0, 0);
+        }
+        self.total = self.total.saturating_add(1);
+        self.in_window = self.in_window.saturating_add(1);
+        let unreported = self.unreported;
+        if self.device.is_some() && !self.silenced && self.in_window >= limits.faults_per_second {
+            self.silenced = true;
+            self.unreported = 0;
+            return Action::Silence { unreported };
+        }
+        if self.silenced || self.reported_in_window >= limits.reports_per_second {
+            self.unreported = self.unreported.saturating_add(1);
+            return Action::Count;
+        }
+        self.reported_in_window += 1;
+        self.unreported = 0;
+        Action::Report { unreported }
+    }
+}
+
+impl Ledger {
+    /// With nothing counted.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, lines: Vec::with_capacity(DEVICES), others: Line::new(None, 0) }
+    }
+
+    /// Counts a fault of `device` at the time `now`, in nanoseconds.
+    pub fn count(&mut self, device: PciAddress, now: u64) -> Action {
+        let limits = self.limits;
+        if let Some(line) = self.lines.iter_mut().find(|line| line.device == Some(device)) {
+            return line.count(limits, now);
+        }
+        if self.lines.len() == DEVICES {
+            return self.others.count(limits, now);
+        }
+        let mut line = Line::new(Some(device), now);
+        let action = line.count(limits, now);
+        self.lines.push(line);
+        action
+    }
+
+    /// How often `device` faulted.
+    pub fn total(&self, device: PciAddress) -> u64 {
+        self.line(device).map_or(0, |line| line.total)
+    }
+
+    /// Whether `device` is silenced.
+    pub fn is_silenced(&self, device: PciAddress) -> bool {
+        self.line(device).is_some_and(|line| line.silenced)
+    }
+
+    /// Forgets what `device` did: its owner left, or somebody decided to listen to it again.
+    pub fn forget(&mut self, device: PciAddress) {
+        self.lines.retain(|line| line.device != Some(device));
+    }
+
+    /// Every device that faulted, with its count.
+    pub fn devices(&self) -> impl Iterator<Item = (PciAddress, u64)> {
+        self.lines.iter().filter_map(|line| Some((line.device?, line.total)))
+    }
+
+    fn line(&self, device: PciAddress) -> Option<&Line> {
+        self.lines.iter().find(|line| line.device == Some(device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: PciAddress = PciAddress::new(0, 1, 0, 0);
+    const LIMITS: Limits = Limits { reports_per_second: 2, faults_per_second: 5 };
+
+    #[test]
+    fn reports_are_limited_and_what_was_left_out_is_told() {
+        let mut ledger = Ledger::new(LIMITS);
+        assert_eq!(ledger.count(DEVICE, 0), Action::Report { unreported: 0 });
+        assert_eq!(ledger.count(DEVICE, 1), Action::Report { unreported: 0 });
+        assert_eq!(ledger.count(DEVICE, 2), Action::Count);
+        assert_eq!(ledger.count(DEVICE, 3), Action::Count);
+        assert_eq!(ledger.count(PciAddress::new(0, 2, 0, 0), 3), Action::Report { unreported: 0 }, "another device");
+        assert_eq!(ledger.count(DEVICE, WINDOW), Action::Report { unreported: 2 });
+        assert_eq!(ledger.total(DEVICE), 5);
+    }
+
+    #[test]
+    fn a_storm_silences_its_device_once() {
+        let mut ledger = Ledger::new(LIMITS);
+        let actions: Vec<_> = (0..7).map(|time| ledger.count(DEVICE, time)).collect();
+        assert_eq!(actions[4], Action::Silence { unreported: 2 });
+        assert_eq!(actions[5..], [Action::Count, Action::Count]);
+        assert!(ledger.is_silenced(DEVICE));
+        assert_eq!(ledger.count(DEVICE, 9 * WINDOW), Action::Count, "until somebody decides otherwise");
+        ledger.forget(DEVICE);
+        assert!(!ledger.is_silenced(DEVICE));
+        assert_eq!(ledger.total(DEVICE), 0);
+    }
+
+    #[test]
+    fn slow_faults_never_silence() {
+        let mut ledger = Ledger::new(LIMITS);
+        for time in 0..100 {
+            assert_ne!(ledger.count(DEVICE, time * WINDOW / 2), Action::Silence { unreported: 0 });
+        }
+        assert!(!ledger.is_silenced(DEVICE));
+    }
+
+    #[test]
+    fn strangers_without_number_share_one_line() {
+        let mut ledger = Ledger::new(LIMITS);
+        for bus in 0..=255 {
+            for device in 0..32 {
+                ledger.count(PciAddress::new(0, bus, device, 0), 0);
+            }
+        }
+        assert_eq!(ledger.devices().count(), DEVICES);
+        assert_eq!(ledger.lines.capacity(), DEVICES);
+        assert_eq!(ledger.count(PciAddress::new(0, 255, 31, 7), 0), Action::Count);
+    }
+}
