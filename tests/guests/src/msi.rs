@@ -17,10 +17,15 @@ pub fn message(vector: u8) -> (u32, u32) {
     (0xFEE0_0000 | apic::id() << 12, u32::from(vector))
 }
 
-/// Switches MSI on with one message. `false` without the capability.
+/// Switches MSI on with one message, which brings `vector`. `false` without the capability.
 pub fn enable(function: Function, vector: u8) -> bool {
-    let Some(at) = function.capability(MSI) else { return false };
     let (address, data) = message(vector);
+    enable_with(function, address, data)
+}
+
+/// Switches MSI on with one message, whatever it means. `false` without the capability.
+pub fn enable_with(function: Function, address: u32, data: u32) -> bool {
+    let Some(at) = function.capability(MSI) else { return false };
     let control = function.read16(at + 2);
     function.write32(at + 4, address);
     let data_at = if control & WIDE_ADDRESS != 0 {

@@ -78,6 +78,11 @@ pub fn collect(lines: &[LogLine], vm: &str) -> Vec<Attack> {
             } else if let (Some(pairs), Some(attack)) = (fields("result", &line.message), attacks.last_mut())
                 && text(&pairs, "attack") == attack.name
             {
+                // What it hit was its own, which it could not know: no attack.
+                if text(&pairs, "outcome") == "own" {
+                    attacks.pop();
+                    continue;
+                }
                 attack.outcome = text(&pairs, "outcome").to_owned();
                 attack.because = line.message.split_once("because=").map_or("", |(_, reason)| reason).to_owned();
             }
@@ -136,6 +141,11 @@ mod tests {
         // A guest that writes the hypervisor's words is still a guest.
         let forged = REPORTED.replace("warn  iommu    ", "intruder ");
         assert_eq!(attacks(&[ANNOUNCED, &forged, BLOCKED].concat())[0].report, None);
+    }
+
+    #[test]
+    fn what_hits_its_own_is_no_attack() {
+        assert_eq!(attacks(&[ANNOUNCED, &BLOCKED.replace("blocked", "own")].concat()), []);
     }
 
     #[test]

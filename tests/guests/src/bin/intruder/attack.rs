@@ -1,5 +1,7 @@
 //! The order of events, and what they add up to.
 
+use core::fmt;
+
 use guest::clock::Clock;
 use guest::edu::{Direction, Edu};
 use guest::memory::{PAGE, Page};
@@ -25,7 +27,8 @@ pub(crate) struct Counts {
     pub(crate) reads: u32,
     pub(crate) writes: u32,
     pub(crate) messages: u32,
-    /// Reads that brought data, and writes that changed memory of the guest's own that is read-only.
+    /// Reads that brought data, writes that changed memory of the guest's own that is read-only, and interrupts that
+    /// the guest did not ask for.
     pub(crate) leaks: u32,
 }
 
@@ -46,7 +49,7 @@ impl<'m> Attack<'m> {
         failures += self.counts.leaks;
         let Counts { reads, writes, messages, leaks } = self.counts;
         println!(
-            "result intruder ended tries={} reads={reads} writes={writes} messages={messages} leaks={leaks}",
+            "result ended=intruder tries={} reads={reads} writes={writes} messages={messages} leaks={leaks}",
             reads + writes + messages
         );
         failures
@@ -57,9 +60,10 @@ impl<'m> Attack<'m> {
         self.multiboot.option(key).and_then(|text| text.parse().ok()).unwrap_or(default)
     }
 
-    /// Lets the neighbour work for a while.
-    pub(crate) fn pause(&self) {
+    /// Says what is tried next, after a pause for the neighbour to be at work.
+    pub(crate) fn begin(&self, name: &str, kind: &str, target: fmt::Arguments<'_>) {
         self.clock.sleep(u64::from(self.number("pause", 0)));
+        println!("attack name={name} kind={kind} {target}");
     }
 
     /// The device's DMA to the guest's own memory, there and back, with an interrupt at the end: whether it works.
@@ -76,7 +80,7 @@ impl<'m> Attack<'m> {
         self.edu.acknowledge();
         let moved = self.own.is(PAGE, pattern);
         println!(
-            "result intruder own-dma when={when} finished={finished} data={} msi={}",
+            "result own-dma={when} finished={finished} data={} msi={}",
             if moved { "moved" } else { "lost" },
             if !has_messages {
                 "absent"

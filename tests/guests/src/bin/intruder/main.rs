@@ -1,12 +1,15 @@
 //! A hostile guest: with a device of its own it aims DMA at memory, registers and interrupts of others.
 //!
-//! Each try is a line `result intruder read|write|message ...` with what was aimed at and what became of the data, as
-//! far as the guest can see. A read that was blocked leaves the device's buffer as it was, or zeroes or ones in it; a
-//! write to somewhere else cannot be seen from here, so it is only said that it was sent. The last line has the counts.
+//! Each try begins with a line `attack name=... kind=read|write|interrupt ...` and ends with `result attack=...
+//! outcome=...`: `blocked` where the guest saw no effect (a read that was blocked leaves the device's buffer as it was,
+//! or zeroes or ones in it; a write to others cannot be seen from here), `passed` where it saw one, `own` where it hit
+//! what is its own, `unobservable` where the emulator cannot block it. The last line, `result ended=intruder`, has the
+//! counts.
 //!
-//! Command line: `aim=ADDRESS,...` adds hexadecimal addresses; `pause=MILLISECONDS` waits before each try, so that the
-//! neighbour is at work meanwhile; `rounds=N` repeats everything; `handles=N` forges messages with handles 0 to N - 1;
-//! `nmi=yes` also forges a non-maskable interrupt, which an emulator that lets it pass delivers to the hypervisor.
+//! Command line: `linux=ADDRESS,...` and `hypervisor=ADDRESS,...` say where (hexadecimal) in the machine's memory the
+//! neighbour and the hypervisor are; `pause=MILLISECONDS` waits before each try, so that the neighbour is at work
+//! meanwhile; `rounds=N` repeats everything; `handles=N` forges messages with handles 0 to N - 1; `nmi=yes` also forges
+//! a non-maskable interrupt, which an emulator that lets it pass delivers to the hypervisor.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -26,14 +29,14 @@ fn run(multiboot: &guest::multiboot::Information) {
     use guest::{clock::Clock, edu::Edu, power, println};
 
     let Some(clock) = Clock::find() else {
-        println!("result intruder clock=absent");
+        println!("result clock=absent");
         power::exit(1)
     };
     let Some(edu) = Edu::find(clock).filter(Edu::is_alive) else {
-        println!("result intruder device=absent");
+        println!("result device=absent");
         power::exit(1)
     };
-    println!("result intruder device={}", edu.function);
+    println!("result device={}", edu.function);
     let failures = attack::Attack::new(multiboot, clock, edu).run();
     power::exit(failures)
 }
