@@ -4,6 +4,7 @@ mod address;
 #[cfg(test)]
 mod arena;
 mod frames;
+mod guest;
 mod kernel_frames;
 mod mmio;
 
@@ -11,6 +12,9 @@ pub use iommu::address::HostPhysical;
 
 pub use self::address::GuestPhysical;
 pub use self::frames::{Frames, FreeError, OutOfMemory, Owner, Totals, frames};
+pub use self::guest::{
+    Access, GuestBlock, GuestMemory, GuestMemoryError, NestedFormat, NestedPaging, NotRam, UnmapError,
+};
 pub use self::kernel_frames::KernelFrames;
 pub use self::mmio::{MapMmioError, Mmio};
 
