@@ -244,9 +244,11 @@ impl LocalApic {
         }
     }
 
-    /// The highest requested vector, whatever the task priority; for what only waits for CR8 to fall.
-    pub fn requested(&self) -> Option<u8> {
-        self.requested.highest().filter(|_| self.is_enabled())
+    /// The highest requested vector, if only the task priority or the interrupt flag can hold it back: nothing of its
+    /// class or above is in service.
+    pub fn waiting(&self) -> Option<u8> {
+        let serviced = self.in_service.highest().unwrap_or(0);
+        self.requested.highest().filter(|vector| self.is_enabled() && vector >> 4 > serviced >> 4)
     }
 
     /// Takes the deliverable interrupt into service.
@@ -256,6 +258,13 @@ impl LocalApic {
         self.in_service.insert(vector);
         self.update();
         Some(vector)
+    }
+
+    /// An interrupt that was acknowledged last but could not be delivered: it is requested again.
+    pub fn put_back(&mut self, vector: u8) {
+        self.in_service.remove(vector);
+        self.requested.insert(vector);
+        self.update();
     }
 
     /// The task priority (CR8 is its upper half).

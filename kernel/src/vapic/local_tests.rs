@@ -59,7 +59,7 @@ fn a_higher_class_interrupts_a_lower_one() {
     assert_eq!(apic.acknowledge(), Some(0x45));
     endpoint.post(0x4f, Trigger::Edge);
     apic.drain(endpoint);
-    assert_eq!(apic.deliverable(), None, "same class");
+    assert_eq!((apic.deliverable(), apic.waiting()), (None, None), "same class");
     endpoint.post(0x51, Trigger::Level);
     apic.drain(endpoint);
     assert_eq!(apic.acknowledge(), Some(0x51));
@@ -77,7 +77,7 @@ fn task_priority_holds_back_its_class() {
     endpoint.post(0x45, Trigger::Edge);
     assert_eq!(apic.write(0x80, 0x40, 0, endpoint), Effect::Nothing);
     apic.drain(endpoint);
-    assert_eq!((apic.deliverable(), apic.requested()), (None, Some(0x45)));
+    assert_eq!((apic.deliverable(), apic.waiting()), (None, Some(0x45)));
     assert_eq!(apic.write(0x80, 0x3f, 0, endpoint), Effect::Nothing);
     assert_eq!(apic.deliverable(), Some(0x45));
 }

@@ -17,6 +17,7 @@ mod vectors;
 pub use bus::ApicBus;
 pub use endpoint::{ApicAddress, Endpoint, Requests};
 pub use io::IoApic;
+pub(crate) use local::APIC_BASE;
 pub use local::{Effect, LocalApic, RegisterFault};
 pub use message::{DeliveryMode, Destination, Interrupt, MsiMessage, NotAnInterrupt, Trigger};
 pub use vectors::VectorSet;

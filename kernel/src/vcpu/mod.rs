@@ -1,5 +1,171 @@
 //! One virtual CPU: its loop, and one handler a file for each kind of exit.
+//!
+//! The scheduler calls [`Vcpu::run`] on the host CPU to which the virtual CPU belongs. The loop enters the guest
+//! through a [`VcpuEngine`] and hands each exit to a handler; handlers know no vendor. Other processors reach a
+//! virtual CPU only through its [`Endpoint`](crate::vapic::Endpoint).
 
+mod alu;
+mod body;
+mod cache;
+mod control;
+mod cpuid;
+mod debug;
+mod emulate;
+pub mod engine;
+mod exception;
+mod extended;
+mod fetch;
+mod halt;
+pub mod hypercall;
+mod memory;
+mod msr;
+mod nested;
+mod operand;
 pub mod platform;
+mod port;
+mod start;
+pub mod state;
+pub mod svm;
+#[cfg(test)]
+mod testing;
+mod walk;
 
-pub use platform::{CrashReason, End, NotMemory, Platform, ResetCause};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+
+use self::body::Body;
+pub use self::engine::{EXIT_KINDS, Exit, VcpuEngine};
+pub use self::platform::{CrashReason, End, NotMemory, Platform, ResetCause};
+pub use self::start::Start;
+use self::svm::Svm;
+use crate::memory::{OutOfMemory, Owner};
+use crate::vapic::ApicBus;
+
+/// The host's clock and timer, as a virtual CPU uses them.
+#[derive(Clone, Copy, Debug)]
+pub struct HostTimer {
+    /// Nanoseconds since a fixed moment.
+    pub nanoseconds: fn() -> u64,
+    /// Interrupt this host CPU at this moment (one deadline a CPU; the last one counts).
+    pub set_deadline: fn(u64),
+}
+
+/// What a virtual CPU is made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its number in the machine: also its APIC id.
+    pub index: usize,
+    /// Whether CPUID offers x2APIC.
+    pub x2apic: bool,
+    /// The machine's interrupt bus; it knows how many virtual CPUs there are.
+    pub bus: Arc<ApicBus>,
+    /// Who is charged for its memory.
+    pub owner: Owner,
+    /// The host's clock and timer.
+    pub timer: HostTimer,
+}
+
+/// Why [`Vcpu::run`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing to do until [`Vcpu::is_ready`].
+    Halted,
+    /// The scheduler asked for the processor ([`Requests::YIELD`](crate::vapic::Requests::YIELD)).
+    Yielded,
+    /// The machine has ended; the virtual CPU must not run again.
+    Ended,
+}
+
+/// Why there is no virtual CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuError {
+    /// Its structures found no memory.
+    Memory(OutOfMemory),
+    /// The bus has no place for a virtual CPU with this number.
+    NoPlace(usize),
+    /// This machine cannot run guests.
+    Engine(svm::Refusal),
+}
+
+impl fmt::Display for VcpuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(error) => write!(f, "no memory for a virtual CPU's control structures: {error}"),
+            Self::NoPlace(index) => write!(f, "the interrupt bus has no place for virtual CPU {index}"),
+            Self::Engine(refusal) => write!(f, "{refusal}"),
+        }
+    }
+}
+
+impl core::error::Error for VcpuError {}
+
+impl From<OutOfMemory> for VcpuError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Memory(error)
+    }
+}
+
+/// Makes this host CPU ready to run guests. Once on each CPU, before the first virtual CPU runs there.
+///
+/// # Errors
+///
+/// The processor's or the firmware's reason.
+pub fn enable_on_this_cpu() -> Result<(), VcpuError> {
+    svm::enable()
+}
+
+/// A virtual CPU.
+pub struct Vcpu {
+    body: Box<Body<Svm>>,
+}
+
+impl Vcpu {
+    /// A virtual CPU as after power-on: the first one starts at the reset vector (or where [`start_at`](Self::start_at)
+    /// says), the others wait for a start-up interrupt.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or no place on the bus.
+    pub fn new(settings: Settings) -> Result<Self, VcpuError> {
+        let engine = Svm::new(settings.owner)?;
+        Ok(Self { body: Body::new(engine, settings)? })
+    }
+
+    /// Starts the virtual CPU in this state instead.
+    pub fn start_at(&mut self, start: Start) {
+        self.body.start_at(start);
+    }
+
+    /// Runs the guest on this host CPU until it halts, ends or has to make room. Interrupts must be on.
+    pub fn run(&mut self, platform: &dyn Platform) -> Stop {
+        self.body.run(platform)
+    }
+
+    /// Whether [`run`](Self::run) would find something to do after [`Stop::Halted`]. To be asked with interrupts off,
+    /// before the host CPU goes to sleep: what makes it true from then on also wakes the host CPU.
+    pub fn is_ready(&self) -> bool {
+        self.body.is_ready()
+    }
+
+    /// When the virtual CPU's own timer fires next, in nanoseconds of the host's clock.
+    pub fn deadline(&self) -> Option<u64> {
+        self.body.deadline()
+    }
+
+    /// How often the guest was left, by [`Exit::kind`]; names in [`Exit::KIND_NAMES`].
+    pub fn exits(&self) -> [u64; EXIT_KINDS] {
+        self.body.exits()
+    }
+
+    /// Whether it halted with interrupts off: only an NMI, an INIT or the machine's end will wake it.
+    pub fn is_stuck(&self) -> bool {
+        self.body.is_stuck()
+    }
+}
+
+impl fmt::Debug for Vcpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vcpu").field("exits", &self.exits()).finish_non_exhaustive()
+    }
+}

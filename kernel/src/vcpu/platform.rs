@@ -27,6 +27,13 @@ pub trait Platform: Sync {
     /// Copies `from` into guest RAM. All of it or nothing; ROM areas are not memory here.
     fn write_memory(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory>;
 
+    /// The host frame behind a page of guest RAM that can be written, for as long as the machine exists. For quick
+    /// looks at the guest's code and page tables; `None` costs time, nothing else.
+    fn host_page(&self, page: GuestPhysical) -> Option<HostPhysical> {
+        let _ = page;
+        None
+    }
+
     /// The root of the nested page table: EPT's PML4 or SVM's nested CR3. Constant while the machine runs.
     fn nested_root(&self) -> HostPhysical;
 

@@ -1,0 +1,215 @@
+//! The two sides of a vendor's engine: how it enters a guest, and what it says when the guest is left.
+
+use iommu::address::HostPhysical;
+
+use super::state::{Event, Registers, Segment, SegmentName, SystemRegister};
+use crate::memory::GuestPhysical;
+
+/// Why the guest was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// CPUID.
+    Cpuid,
+    /// VMMCALL or VMCALL.
+    Hypercall,
+    /// RDMSR.
+    ReadMsr,
+    /// WRMSR.
+    WriteMsr,
+    /// HLT.
+    Halt,
+    /// An I/O instruction.
+    Port(PortAccess),
+    /// An access that the nested page table does not allow.
+    Nested(NestedFault),
+    /// A physical interrupt; the host has handled it by now.
+    Interrupt,
+    /// A physical NMI, SMI or INIT; the host has handled it by now.
+    HostEvent,
+    /// The guest can take the interrupt for which the window was opened.
+    InterruptWindow,
+    /// The guest is about to execute IRET while NMIs are blocked.
+    InterruptReturn,
+    /// INVD or WBINVD.
+    CacheInvalidate,
+    /// A write of CR0 or CR4, or LMSW or CLTS.
+    ControlWrite,
+    /// A write to a control register of bits that this processor does not allow.
+    ControlFault,
+    /// A write of a debug register.
+    DebugWrite,
+    /// XSETBV.
+    SetExtendedControl,
+    /// An instruction that the guest's processor does not have.
+    Undefined,
+    /// RDPMC: there are no counters.
+    Counter,
+    /// An exception that is intercepted only so that it cannot keep the processor in a loop: hand it on.
+    Exception(super::state::Exception),
+    /// A machine check.
+    MachineCheck,
+    /// A triple fault.
+    Shutdown,
+    /// The processor refused the state: which rule is broken.
+    Invalid(&'static str),
+    /// A code that was not asked for.
+    Unknown(u64),
+}
+
+/// How many kinds of [`Exit`] there are.
+pub const EXIT_KINDS: usize = 23;
+
+impl Exit {
+    /// The kind's number, below [`EXIT_KINDS`].
+    #[inline]
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Cpuid => 0,
+            Self::Hypercall => 1,
+            Self::ReadMsr => 2,
+            Self::WriteMsr => 3,
+            Self::Halt => 4,
+            Self::Port(_) => 5,
+            Self::Nested(_) => 6,
+            Self::Interrupt => 7,
+            Self::HostEvent => 8,
+            Self::InterruptWindow => 9,
+            Self::InterruptReturn => 10,
+            Self::CacheInvalidate => 11,
+            Self::ControlWrite => 12,
+            Self::DebugWrite => 13,
+            Self::SetExtendedControl => 14,
+            Self::Undefined => 15,
+            Self::Counter => 16,
+            Self::Exception(_) => 17,
+            Self::MachineCheck => 18,
+            Self::Shutdown => 19,
+            Self::Invalid(_) => 20,
+            Self::Unknown(_) => 21,
+            Self::ControlFault => 22,
+        }
+    }
+
+    /// The name of the kind with this number.
+    pub const KIND_NAMES: [&'static str; EXIT_KINDS] = [
+        "cpuid",
+        "hypercall",
+        "rdmsr",
+        "wrmsr",
+        "hlt",
+        "port",
+        "nested fault",
+        "interrupt",
+        "host event",
+        "interrupt window",
+        "iret",
+        "cache",
+        "control register",
+        "debug register",
+        "xsetbv",
+        "undefined",
+        "rdpmc",
+        "exception",
+        "machine check",
+        "shutdown",
+        "invalid state",
+        "unknown",
+        "control fault",
+    ];
+}
+
+/// An I/O instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortAccess {
+    /// The first port.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub size: u8,
+    /// IN or INS.
+    pub input: bool,
+    /// INS or OUTS.
+    pub string: bool,
+    /// With a REP prefix.
+    pub repeat: bool,
+}
+
+/// An access that the nested page table does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NestedFault {
+    /// What was accessed.
+    pub address: GuestPhysical,
+    /// It was a write (page-table walks count as writes).
+    pub write: bool,
+    /// It was an instruction fetch.
+    pub fetch: bool,
+    /// It was the walk of the guest's own page tables.
+    pub walk: bool,
+}
+
+/// One vendor's way to run a guest. The engine holds the state of one virtual CPU; a call is a few loads and stores,
+/// only `enter` runs the guest.
+pub trait VcpuEngine {
+    /// All state as after a processor's reset, real mode at 0xFFFF_FFF0.
+    fn reset(&mut self);
+
+    /// The general-purpose registers.
+    fn registers(&self) -> &Registers;
+    /// The general-purpose registers.
+    fn registers_mut(&mut self) -> &mut Registers;
+    /// RIP.
+    fn instruction_pointer(&self) -> u64;
+    /// Sets RIP.
+    fn set_instruction_pointer(&mut self, address: u64);
+    /// RFLAGS.
+    fn flags(&self) -> u64;
+    /// Sets RFLAGS.
+    fn set_flags(&mut self, flags: u64);
+    /// Another register.
+    fn system(&self, register: SystemRegister) -> u64;
+    /// Sets another register. Values are checked by the caller.
+    fn set_system(&mut self, register: SystemRegister, value: u64);
+    /// A segment or table register.
+    fn segment(&self, name: SegmentName) -> Segment;
+    /// Sets a segment or table register.
+    fn set_segment(&mut self, name: SegmentName, segment: Segment);
+    /// The current privilege level, 0 to 3.
+    fn privilege(&self) -> u8;
+    /// Sets the current privilege level.
+    fn set_privilege(&mut self, level: u8);
+
+    /// The address behind the instruction that exited, where the processor tells it.
+    fn next_instruction(&self) -> Option<u64>;
+    /// Whether STI or MOV SS holds interrupts back for one instruction.
+    fn has_interrupt_shadow(&self) -> bool;
+    /// Ends the interrupt shadow: the instruction behind it was carried out.
+    fn end_interrupt_shadow(&mut self);
+    /// Delivers an event with the next entry. Replaces an event that was to be delivered.
+    fn inject(&mut self, event: Event);
+    /// What will be delivered with the next entry. After [`enter`](Self::enter): an event whose delivery the exit
+    /// interrupted, which is delivered again.
+    fn injected(&self) -> Option<Event>;
+    /// Leave the guest with [`Exit::InterruptWindow`] as soon as it could take an interrupt of this vector's class;
+    /// `None`: do not.
+    fn open_window(&mut self, vector: Option<u8>);
+    /// Leave the guest with [`Exit::InterruptReturn`] before it executes IRET.
+    fn watch_interrupt_return(&mut self, watch: bool);
+
+    /// The nested page table that the guest runs on.
+    fn set_nested_root(&mut self, root: HostPhysical);
+    /// Forget every translation of this guest before the next entry.
+    fn flush_translations(&mut self);
+    /// What is added to the time-stamp counter that the guest reads.
+    fn timestamp_offset(&self) -> u64;
+    /// Sets what is added to the time-stamp counter.
+    fn set_timestamp_offset(&mut self, offset: u64);
+
+    /// This host CPU takes the guest over. Between `load` and [`unload`](Self::unload) the caller stays on this CPU.
+    fn load(&mut self);
+    /// This host CPU lets the guest go.
+    fn unload(&mut self);
+
+    /// Runs the guest until it is left. Call with maskable interrupts off, so that nothing that was looked at before
+    /// changes unseen: what arrives from then on makes the guest be left. Returns with interrupts on, after the host
+    /// has handled those that came.
+    fn enter(&mut self) -> Exit;
+}

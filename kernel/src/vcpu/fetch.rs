@@ -1,0 +1,168 @@
+//! The instruction at the guest's instruction pointer: its bytes, its length, its meaning.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+
+use super::body::{Body, Trouble};
+use super::engine::VcpuEngine;
+use super::platform::{CrashReason, LONGEST_INSTRUCTION, Platform};
+use super::state::{Exception, Segment, SegmentName, SystemRegister};
+use super::walk::{self, Access, Paging};
+use crate::memory::{self, GuestPhysical};
+
+const PAGE: u64 = 4096;
+
+/// An instruction without prefixes that exits always have: its bytes, to be recognised at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opcode {
+    bytes: u32,
+    mask: u32,
+    length: u8,
+}
+
+impl Opcode {
+    pub(super) const CPUID: Self = Self::two(0x0f, 0xa2);
+    pub(super) const READ_MSR: Self = Self::two(0x0f, 0x32);
+    pub(super) const WRITE_MSR: Self = Self::two(0x0f, 0x30);
+    pub(super) const HALT: Self = Self { bytes: 0xf4, mask: 0xff, length: 1 };
+    /// VMMCALL; VMCALL has another last byte and the same length.
+    pub(super) const HYPERCALL: Self = Self { bytes: 0x00d9_010f, mask: 0x00ff_ffff, length: 3 };
+    /// INVD (0F 08) and WBINVD (0F 09).
+    pub(super) const CACHE_INVALIDATE: Self = Self { bytes: 0x080f, mask: 0xfeff, length: 2 };
+    pub(super) const SET_EXTENDED_CONTROL: Self = Self { bytes: 0x00d1_010f, mask: 0x00ff_ffff, length: 3 };
+
+    const fn two(first: u8, second: u8) -> Self {
+        Self { bytes: u32::from_le_bytes([first, second, 0, 0]), mask: 0xffff, length: 2 }
+    }
+}
+
+/// The page of guest code that was looked at last, where the host sees it. It saves the walk of the guest's page tables
+/// on processors that do not tell an instruction's length.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CodePage {
+    /// The linear address of the page; odd: none.
+    page: u64,
+    /// The paging root that it was found by.
+    root: u64,
+    host: *const u8,
+}
+
+// SAFETY: the pointer is to guest RAM, which no thread owns, and is only read.
+unsafe impl Send for CodePage {}
+
+impl CodePage {
+    pub(super) const fn none() -> Self {
+        Self { page: 1, root: 0, host: core::ptr::null() }
+    }
+
+    /// Four bytes at `linear`, if this is the page and they are all in it. Where the guest changed its mapping of the
+    /// page without changing CR3 they are stale; a wrong look harms nobody, because whoever asks compares them with
+    /// the instruction that the processor says was there.
+    #[inline]
+    fn peek(&self, linear: u64, root: u64) -> Option<u32> {
+        let offset = linear & (PAGE - 1);
+        if linear - offset != self.page || root != self.root || offset > PAGE - 4 {
+            return None;
+        }
+        // SAFETY: a page that is not "none" points to 4096 bytes of guest RAM, mapped while the machine exists, and
+        // the four bytes are inside. The guest may write them meanwhile; any value will do.
+        Some(unsafe { self.host.add(offset as usize).cast::<u32>().read_unaligned() })
+    }
+}
+
+/// Builds the decoder's tables, which are made at its first use, so that no exit has to.
+pub(super) fn prepare() {
+    let _ = Decoder::new(64, &[0x90], DecoderOptions::NONE).decode();
+}
+
+impl<E: VcpuEngine> Body<E> {
+    /// The address behind the instruction that exited. `expected` is what it is unless it has prefixes.
+    #[inline]
+    pub(super) fn next_instruction(&mut self, expected: Opcode, platform: &dyn Platform) -> Result<u64, Trouble> {
+        if let Some(next) = self.engine.next_instruction() {
+            return Ok(next);
+        }
+        let pointer = self.engine.instruction_pointer();
+        let linear = walk::linear_instruction_pointer(&self.engine);
+        match self.code.peek(linear, self.engine.system(SystemRegister::Cr3)) {
+            Some(bytes) if bytes & expected.mask == expected.bytes => {
+                Ok(self.wrap(pointer.wrapping_add(u64::from(expected.length))))
+            }
+            _ => self.next_by_decoding(platform),
+        }
+    }
+
+    #[cold]
+    fn next_by_decoding(&mut self, platform: &dyn Platform) -> Result<u64, Trouble> {
+        self.remember_code_page(platform)?;
+        let instruction = self.decode(platform)?;
+        Ok(self.wrap(instruction.next_ip()))
+    }
+
+    fn remember_code_page(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
+        let page = walk::linear_instruction_pointer(&self.engine) & !(PAGE - 1);
+        let address = Paging::of(&self.engine).translate(page, Access::Fetch, platform)?;
+        self.code = match platform.host_page(GuestPhysical::new(address.as_u64() & !(PAGE - 1))) {
+            Some(host) => {
+                CodePage { page, root: self.engine.system(SystemRegister::Cr3), host: memory::to_pointer(host) }
+            }
+            None => CodePage::none(),
+        };
+        Ok(())
+    }
+
+    /// Outside 64-bit code the instruction pointer has 32 bits.
+    #[inline]
+    fn wrap(&self, pointer: u64) -> u64 {
+        if pointer >> 32 == 0 || walk::is_long(&self.engine) { pointer } else { pointer & 0xffff_ffff }
+    }
+
+    /// The address behind `instruction`.
+    pub(super) fn behind(&self, instruction: &Instruction) -> u64 {
+        self.wrap(instruction.next_ip())
+    }
+
+    /// The bytes at the instruction pointer, as many as can be read, and how many those are.
+    pub(super) fn instruction_bytes(
+        &self,
+        platform: &dyn Platform,
+    ) -> Result<([u8; LONGEST_INSTRUCTION], usize), Trouble> {
+        let linear = walk::linear_instruction_pointer(&self.engine);
+        let paging = Paging::of(&self.engine);
+        let mut bytes = [0; LONGEST_INSTRUCTION];
+        let in_page = usize::try_from(PAGE - linear % PAGE).unwrap_or(usize::MAX).min(LONGEST_INSTRUCTION);
+        let (first, second) = bytes.split_at_mut(in_page);
+        let address = paging.translate(linear, Access::Fetch, platform)?;
+        if platform.read_memory(address, first).is_err() {
+            let instruction = self.engine.instruction_pointer();
+            return Err(Trouble::Crash(CrashReason::FetchOutsideMemory { instruction, address }));
+        }
+        // The instruction may well end before the page does: what cannot be read behind it is no fault yet.
+        let behind = paging.translate(linear.wrapping_add(in_page as u64), Access::Fetch, platform);
+        let read = behind.is_ok_and(|address| platform.read_memory(address, second).is_ok());
+        Ok((bytes, if read { LONGEST_INSTRUCTION } else { in_page }))
+    }
+
+    /// The instruction at the instruction pointer.
+    pub(super) fn decode(&self, platform: &dyn Platform) -> Result<Instruction, Trouble> {
+        let (bytes, length) = self.instruction_bytes(platform)?;
+        let bitness = if walk::is_long(&self.engine) {
+            64
+        } else if self.engine.segment(SegmentName::Cs).attributes & Segment::BIG != 0 {
+            32
+        } else {
+            16
+        };
+        let bytes = bytes.get(..length).unwrap_or_default();
+        let pointer = self.engine.instruction_pointer();
+        let instruction = Decoder::with_ip(bitness, bytes, pointer, DecoderOptions::NONE).decode();
+        if !instruction.is_invalid() {
+            return Ok(instruction);
+        }
+        if length < LONGEST_INSTRUCTION {
+            // It goes on where it cannot be read: now that is a fault.
+            let behind = walk::linear_instruction_pointer(&self.engine).wrapping_add(length as u64);
+            Paging::of(&self.engine).translate(behind, Access::Fetch, platform)?;
+        }
+        Err(Exception::UNDEFINED.into())
+    }
+}

@@ -1,0 +1,70 @@
+//! Accesses that the nested page table does not allow: device registers, the local APIC, and what lies outside
+//! everything.
+
+use super::body::{Body, Trouble};
+use super::engine::{NestedFault, VcpuEngine};
+use super::platform::{CrashReason, Platform};
+use super::state::Event;
+use crate::memory::GuestPhysical;
+use crate::vapic::APIC_BASE;
+
+impl<E: VcpuEngine> Body<E> {
+    pub(super) fn handle_nested(&mut self, fault: NestedFault, platform: &dyn Platform) -> Result<(), Trouble> {
+        let address = fault.address;
+        let vector = match self.engine.injected() {
+            None => None,
+            Some(Event::Interrupt(vector)) => Some(vector),
+            Some(Event::NonMaskable) => Some(2),
+            Some(Event::Exception(exception)) => Some(exception.vector),
+        };
+        if let Some(vector) = vector {
+            return Err(Trouble::Crash(CrashReason::DeliveryOutsideMemory { vector, address }));
+        }
+        if fault.fetch {
+            let instruction = self.engine.instruction_pointer();
+            return Err(Trouble::Crash(CrashReason::FetchOutsideMemory { instruction, address }));
+        }
+        if fault.walk {
+            return Err(Trouble::Crash(CrashReason::PageTableOutsideMemory { address }));
+        }
+        self.emulate(address, platform)
+    }
+
+    /// The crash for an instruction that cannot be carried out here.
+    pub(super) fn cannot_emulate(&self, address: GuestPhysical, platform: &dyn Platform) -> Trouble {
+        match self.instruction_bytes(platform) {
+            Ok((bytes, _)) => {
+                let instruction = self.engine.instruction_pointer();
+                Trouble::Crash(CrashReason::Undecodable { instruction, bytes, address })
+            }
+            Err(trouble) => trouble,
+        }
+    }
+
+    /// Whether the address is in the local APIC's page and the APIC is there.
+    pub(super) fn is_local_apic(&self, address: GuestPhysical) -> bool {
+        address.as_u64() & !0xfff == APIC_BASE && self.apic.is_in_memory()
+    }
+
+    /// A read of the local APIC: registers are the first 4 of every 16 bytes.
+    pub(super) fn read_local_apic(&mut self, address: GuestPhysical, size: u8) -> u64 {
+        self.read_task_priority();
+        let offset = address.as_u64() as u32 & 0xfff;
+        let value = u64::from(self.apic.read(offset & !0xf, (self.timer.nanoseconds)()));
+        // Bytes 4 to 15 of each register are undefined: zero here.
+        let shifted = if offset & 0xf < 4 { value >> (8 * (offset & 0xf)) } else { 0 };
+        shifted & super::memory::ones(size)
+    }
+
+    /// A write of the local APIC. Only aligned 4-byte writes are defined; others are dropped, as processors do.
+    pub(super) fn write_local_apic(&mut self, address: GuestPhysical, size: u8, value: u64, platform: &dyn Platform) {
+        let offset = address.as_u64() as u32 & 0xfff;
+        if size < 4 || offset & 0xf != 0 {
+            return;
+        }
+        self.read_task_priority();
+        let Some(endpoint) = self.bus.endpoint(self.index) else { return };
+        let effect = self.apic.write(offset, value as u32, (self.timer.nanoseconds)(), endpoint);
+        self.carry_out(effect, platform);
+    }
+}

@@ -1,0 +1,458 @@
+//! The engine for AMD's SVM with nested paging (APM volume 2 chapter 15).
+//!
+//! `unsafe` here rests on three facts: a VMCB is a frame that belongs to one [`Svm`] from its making to its end; the
+//! processor touches it only inside [`VcpuEngine::enter`]; and the host's own state survives the switch, because
+//! VMRUN keeps half of it in the save page and VMLOAD brings the other half back from the VMCB that
+//! [`enable`] filled on the same CPU.
+
+mod exit;
+mod host;
+mod machine;
+mod permissions;
+mod rules;
+mod vmcb;
+
+use core::ptr::NonNull;
+
+use iommu::address::{HostPhysical, PAGE_SIZE};
+
+use self::host::{AddressSpace, Features, Flush};
+pub use self::host::{Refusal, enable};
+use self::vmcb::{Vmcb, event, first, interrupt, second};
+use super::VcpuError;
+use super::engine::{Exit, VcpuEngine};
+use super::state::{Event, Exception, Register, Registers, Segment, SegmentName, SystemRegister, bits};
+use crate::cpu;
+use crate::memory::{self, Owner};
+
+/// EFER: SVM is on. VMRUN wants it in the guest's EFER too; a guest does not see it.
+const EFER_SVME: u64 = 1 << 12;
+
+/// Intercepted writes: CR4. CR0 by the selective intercept, which leaves TS alone. CR reads never: the emulator
+/// reports reads of CR2, CR3 and CR4 as CR0's.
+const CR_WRITES: u16 = 1 << 4;
+/// Intercepted writes: DR4 to DR7, which can fault.
+const DR_WRITES: u16 = 0xf0;
+/// Intercepted exceptions: #DB and #AC, whose endless delivery would keep the processor from every interrupt, and #MC.
+const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
+const FIRST: u32 = first::INTERRUPT
+    | first::NON_MASKABLE
+    | first::SYSTEM_MANAGEMENT
+    | first::INIT
+    | first::CR0_SELECTIVE
+    | first::READ_COUNTER
+    | first::CPUID
+    | first::RESUME
+    | first::INVD
+    | first::HALT
+    | first::INVLPGA
+    | first::PORT
+    | first::MSR
+    | first::SHUTDOWN;
+const SECOND: u32 = second::VMRUN
+    | second::VMMCALL
+    | second::VMLOAD
+    | second::VMSAVE
+    | second::STGI
+    | second::CLGI
+    | second::SKINIT
+    | second::WBINVD
+    | second::MONITOR
+    | second::MWAIT
+    | second::XSETBV
+    | second::READ_PROCESSOR_REGISTER;
+
+/// TLB control: forget all translations; those of this address space.
+const FLUSH_ALL: u32 = 1;
+const FLUSH_OWN: u32 = 3;
+
+/// A virtual CPU's state under SVM.
+pub struct Svm {
+    registers: Registers,
+    vmcb: NonNull<Vmcb>,
+    physical: HostPhysical,
+    owner: Owner,
+    /// The VMCB with the extra state of the CPU that runs this guest; 0 outside `load` and `unload`.
+    host_state: u64,
+    /// The address behind the instruction that exited; 0: not told.
+    next: u64,
+    address_space: AddressSpace,
+    features: Features,
+}
+
+// SAFETY: the VMCB is the engine's own; nothing in it is bound to a thread.
+unsafe impl Send for Svm {}
+
+impl Svm {
+    /// An engine whose memory is charged to `owner`.
+    ///
+    /// # Errors
+    ///
+    /// No memory, or [`enable`] has succeeded on no CPU yet.
+    pub fn new(owner: Owner) -> Result<Self, VcpuError> {
+        let permissions = permissions::permissions().ok_or(Refusal::NoSvm)?;
+        let physical = memory::frames().allocate_zeroed(owner, 1, PAGE_SIZE)?;
+        // The direct map is never at address 0.
+        let vmcb = NonNull::new(memory::to_pointer(physical).cast::<Vmcb>()).ok_or(Refusal::NoSvm)?;
+        let mut engine = Self {
+            registers: Registers::default(),
+            vmcb,
+            physical,
+            owner,
+            host_state: 0,
+            next: 0,
+            address_space: AddressSpace::NONE,
+            features: Features::of_this_cpu(),
+        };
+        let control = &mut engine.vmcb_mut().control;
+        control.cr_write = CR_WRITES;
+        control.dr_write = DR_WRITES;
+        control.exceptions = EXCEPTIONS;
+        control.first = FIRST;
+        control.second = SECOND;
+        control.port_permissions = permissions.ports.as_u64();
+        control.msr_permissions = permissions.msrs.as_u64();
+        control.interrupt = interrupt::MASKING;
+        control.nested = vmcb::NESTED_PAGING;
+        Ok(engine)
+    }
+
+    #[inline]
+    const fn vmcb(&self) -> &Vmcb {
+        // SAFETY: the frame is ours and zero is a value of every field; the processor writes it only during `enter`,
+        // which borrows the engine mutably.
+        unsafe { self.vmcb.as_ref() }
+    }
+
+    #[inline]
+    const fn vmcb_mut(&mut self) -> &mut Vmcb {
+        // SAFETY: as in `vmcb`.
+        unsafe { self.vmcb.as_mut() }
+    }
+
+    fn flush(&mut self, flush: Flush) {
+        let own = if self.features.flush_by_address_space { FLUSH_OWN } else { FLUSH_ALL };
+        let control = &mut self.vmcb_mut().control;
+        match flush {
+            Flush::Nothing => {}
+            Flush::Own if control.tlb_control != FLUSH_ALL => control.tlb_control = own,
+            Flush::Own => {}
+            Flush::Everything => control.tlb_control = FLUSH_ALL,
+        }
+    }
+
+    /// An event's delivery was interrupted: it is delivered again, but for software interrupts, whose instruction
+    /// is executed again.
+    #[cold]
+    fn deliver_again(&mut self, delivery: u64) {
+        let vector = delivery as u8;
+        let again = match delivery & event::TYPE {
+            event::EXTERNAL | event::NON_MASKABLE => true,
+            // #BP and #OF come from INT3 and INTO.
+            event::EXCEPTION => vector != 3 && vector != 4,
+            _ => false,
+        };
+        self.vmcb_mut().control.injection = if again { delivery } else { 0 };
+    }
+}
+
+impl Drop for Svm {
+    fn drop(&mut self) {
+        if let Err(error) = memory::frames().free(self.owner, self.physical, 1) {
+            log::error!("a virtual CPU's control block is not given back: {error}");
+        }
+    }
+}
+
+impl VcpuEngine for Svm {
+    fn reset(&mut self) {
+        const PRESENT_CODE: u16 = 0x9b;
+        const PRESENT_DATA: u16 = 0x93;
+        const LOCAL_TABLE: u16 = 0x82;
+        const BUSY_TASK: u16 = 0x8b;
+        /// The page-attribute table after reset.
+        const PAGE_ATTRIBUTES: u64 = 0x0007_0406_0007_0406;
+        self.registers = Registers::default();
+        // DX has the processor's family, model and stepping.
+        self.registers.set_u32(Register::Rdx, core::arch::x86_64::__cpuid_count(1, 0).eax);
+        self.next = 0;
+        self.watch_interrupt_return(false);
+        let vmcb = self.vmcb_mut();
+        vmcb.control.interrupt = interrupt::MASKING;
+        vmcb.control.first &= !first::VIRTUAL_INTERRUPT;
+        vmcb.control.interrupt_shadow = 0;
+        vmcb.control.injection = 0;
+        let save = &mut vmcb.save;
+        let segment = |attributes| Segment { selector: 0, attributes, limit: 0xffff, base: 0 };
+        save.segments = [segment(PRESENT_DATA); 10];
+        for (name, value) in [
+            (SegmentName::Cs, Segment { selector: 0xf000, base: 0xffff_0000, ..segment(PRESENT_CODE) }),
+            (SegmentName::Gdtr, segment(0)),
+            (SegmentName::Idtr, segment(0)),
+            (SegmentName::Ldtr, segment(LOCAL_TABLE)),
+            (SegmentName::Tr, segment(BUSY_TASK)),
+        ] {
+            save.segments[name as usize] = value;
+        }
+        save.privilege = 0;
+        save.efer = EFER_SVME;
+        // Caches are left on: CR0.CD and NW of the manual's reset value only cost time.
+        save.cr0 = bits::CR0_ET;
+        save.cr3 = 0;
+        save.cr4 = 0;
+        save.cr2 = 0;
+        save.dr6 = 0xffff_0ff0;
+        save.dr7 = 0x400;
+        save.flags = bits::FLAGS_ONE;
+        save.instruction_pointer = 0xfff0;
+        for register in [
+            &mut save.stack_pointer,
+            &mut save.rax,
+            &mut save.star,
+            &mut save.long_star,
+            &mut save.compatibility_star,
+            &mut save.syscall_mask,
+            &mut save.kernel_gs_base,
+            &mut save.sysenter_cs,
+            &mut save.sysenter_esp,
+            &mut save.sysenter_eip,
+            &mut save.debug_control,
+        ] {
+            *register = 0;
+        }
+        save.page_attributes = PAGE_ATTRIBUTES;
+        self.flush(Flush::Own);
+    }
+
+    #[inline]
+    fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    #[inline]
+    fn registers_mut(&mut self) -> &mut Registers {
+        &mut self.registers
+    }
+
+    #[inline]
+    fn instruction_pointer(&self) -> u64 {
+        self.vmcb().save.instruction_pointer
+    }
+
+    #[inline]
+    fn set_instruction_pointer(&mut self, address: u64) {
+        self.vmcb_mut().save.instruction_pointer = address;
+    }
+
+    #[inline]
+    fn flags(&self) -> u64 {
+        self.vmcb().save.flags
+    }
+
+    #[inline]
+    fn set_flags(&mut self, flags: u64) {
+        self.vmcb_mut().save.flags = flags;
+    }
+
+    #[inline]
+    fn system(&self, register: SystemRegister) -> u64 {
+        let save = &self.vmcb().save;
+        match register {
+            SystemRegister::Cr0 => save.cr0,
+            SystemRegister::Cr2 => save.cr2,
+            SystemRegister::Cr3 => save.cr3,
+            SystemRegister::Cr4 => save.cr4,
+            SystemRegister::Cr8 => self.vmcb().control.interrupt & interrupt::TASK_PRIORITY,
+            SystemRegister::Dr6 => save.dr6,
+            SystemRegister::Dr7 => save.dr7,
+            SystemRegister::Efer => save.efer & !EFER_SVME,
+            SystemRegister::Pat => save.page_attributes,
+            SystemRegister::SysenterCs => save.sysenter_cs,
+            SystemRegister::SysenterEsp => save.sysenter_esp,
+            SystemRegister::SysenterEip => save.sysenter_eip,
+            SystemRegister::Star => save.star,
+            SystemRegister::LongStar => save.long_star,
+            SystemRegister::CompatibilityStar => save.compatibility_star,
+            SystemRegister::SyscallMask => save.syscall_mask,
+            SystemRegister::KernelGsBase => save.kernel_gs_base,
+            SystemRegister::DebugControl => save.debug_control,
+        }
+    }
+
+    #[inline]
+    fn set_system(&mut self, register: SystemRegister, value: u64) {
+        let vmcb = self.vmcb_mut();
+        let save = &mut vmcb.save;
+        let field = match register {
+            SystemRegister::Cr8 => {
+                let others = vmcb.control.interrupt & !interrupt::TASK_PRIORITY;
+                vmcb.control.interrupt = others | value & interrupt::TASK_PRIORITY;
+                return;
+            }
+            SystemRegister::Efer => {
+                save.efer = value | EFER_SVME;
+                return;
+            }
+            SystemRegister::Cr0 => &mut save.cr0,
+            SystemRegister::Cr2 => &mut save.cr2,
+            SystemRegister::Cr3 => &mut save.cr3,
+            SystemRegister::Cr4 => &mut save.cr4,
+            SystemRegister::Dr6 => &mut save.dr6,
+            SystemRegister::Dr7 => &mut save.dr7,
+            SystemRegister::Pat => &mut save.page_attributes,
+            SystemRegister::SysenterCs => &mut save.sysenter_cs,
+            SystemRegister::SysenterEsp => &mut save.sysenter_esp,
+            SystemRegister::SysenterEip => &mut save.sysenter_eip,
+            SystemRegister::Star => &mut save.star,
+            SystemRegister::LongStar => &mut save.long_star,
+            SystemRegister::CompatibilityStar => &mut save.compatibility_star,
+            SystemRegister::SyscallMask => &mut save.syscall_mask,
+            SystemRegister::KernelGsBase => &mut save.kernel_gs_base,
+            SystemRegister::DebugControl => &mut save.debug_control,
+        };
+        *field = value;
+    }
+
+    #[inline]
+    fn segment(&self, name: SegmentName) -> Segment {
+        self.vmcb().save.segments[name as usize]
+    }
+
+    fn set_segment(&mut self, name: SegmentName, segment: Segment) {
+        self.vmcb_mut().save.segments[name as usize] = segment;
+    }
+
+    #[inline]
+    fn privilege(&self) -> u8 {
+        self.vmcb().save.privilege & 3
+    }
+
+    fn set_privilege(&mut self, level: u8) {
+        self.vmcb_mut().save.privilege = level & 3;
+    }
+
+    #[inline]
+    fn next_instruction(&self) -> Option<u64> {
+        (self.next != 0).then_some(self.next)
+    }
+
+    #[inline]
+    fn has_interrupt_shadow(&self) -> bool {
+        self.vmcb().control.interrupt_shadow & vmcb::SHADOW != 0
+    }
+
+    #[inline]
+    fn end_interrupt_shadow(&mut self) {
+        self.vmcb_mut().control.interrupt_shadow = 0;
+    }
+
+    fn inject(&mut self, event: Event) {
+        self.vmcb_mut().control.injection = event::VALID
+            | match event {
+                Event::Interrupt(vector) => event::EXTERNAL | u64::from(vector),
+                Event::NonMaskable => event::NON_MASKABLE | 2,
+                Event::Exception(Exception { vector, error }) => {
+                    let error = error.map_or(0, |code| event::HAS_ERROR | u64::from(code) << 32);
+                    event::EXCEPTION | u64::from(vector) | error
+                }
+            };
+    }
+
+    #[inline]
+    fn injected(&self) -> Option<Event> {
+        let injection = self.vmcb().control.injection;
+        if injection & event::VALID == 0 {
+            return None;
+        }
+        let vector = injection as u8;
+        Some(match injection & event::TYPE {
+            event::EXTERNAL => Event::Interrupt(vector),
+            event::NON_MASKABLE => Event::NonMaskable,
+            _ => {
+                let error = (injection & event::HAS_ERROR != 0).then_some((injection >> 32) as u32);
+                Event::Exception(Exception { vector, error })
+            }
+        })
+    }
+
+    fn open_window(&mut self, vector: Option<u8>) {
+        let control = &mut self.vmcb_mut().control;
+        control.interrupt &= !(interrupt::REQUEST | interrupt::PRIORITY | interrupt::VECTOR);
+        match vector {
+            Some(vector) => {
+                // A virtual interrupt that is never delivered: its intercept comes first. Its priority against CR8
+                // decides when.
+                control.interrupt |= interrupt::REQUEST | u64::from(vector >> 4) << interrupt::PRIORITY_SHIFT;
+                control.first |= first::VIRTUAL_INTERRUPT;
+            }
+            None => control.first &= !first::VIRTUAL_INTERRUPT,
+        }
+    }
+
+    fn watch_interrupt_return(&mut self, watch: bool) {
+        let control = &mut self.vmcb_mut().control;
+        if watch {
+            control.first |= first::INTERRUPT_RETURN;
+        } else {
+            control.first &= !first::INTERRUPT_RETURN;
+        }
+    }
+
+    fn set_nested_root(&mut self, root: HostPhysical) {
+        self.vmcb_mut().control.nested_root = root.as_u64();
+    }
+
+    fn flush_translations(&mut self) {
+        self.flush(Flush::Own);
+    }
+
+    fn timestamp_offset(&self) -> u64 {
+        self.vmcb().control.timestamp_offset
+    }
+
+    fn set_timestamp_offset(&mut self, offset: u64) {
+        self.vmcb_mut().control.timestamp_offset = offset;
+    }
+
+    fn load(&mut self) {
+        let index = cpu::index();
+        let moved = self.address_space.cpu != index;
+        let (space, flush) = self.address_space.renew(index, &self.features);
+        self.address_space = space;
+        self.vmcb_mut().control.address_space = space.id;
+        self.flush(flush);
+        if moved {
+            // On a CPU where it ran long ago the same number may hold translations from then.
+            self.flush(Flush::Own);
+        }
+        self.host_state = host::host_state(index);
+    }
+
+    fn unload(&mut self) {
+        self.host_state = 0;
+    }
+
+    #[inline]
+    fn enter(&mut self) -> Exit {
+        if self.host_state == 0 {
+            return Exit::Invalid("SVM is not enabled on the CPU that runs it");
+        }
+        let (rax, rsp) = (self.registers.get(Register::Rax), self.registers.get(Register::Rsp));
+        let save = &mut self.vmcb_mut().save;
+        save.rax = rax;
+        save.stack_pointer = rsp;
+        // SAFETY: `load` found SVM enabled on this CPU and the caller stays on it; the nested page table is the
+        // machine's own.
+        unsafe { machine::run(&mut self.registers, self.physical.as_u64(), self.host_state) };
+        let vmcb = self.vmcb();
+        let (rax, rsp, delivery) = (vmcb.save.rax, vmcb.save.stack_pointer, vmcb.control.exit_delivery);
+        self.registers.set(Register::Rax, rax);
+        self.registers.set(Register::Rsp, rsp);
+        self.vmcb_mut().control.tlb_control = 0;
+        self.vmcb_mut().control.injection = 0;
+        if delivery & event::VALID != 0 {
+            self.deliver_again(delivery);
+        }
+        self.decode_exit()
+    }
+}
