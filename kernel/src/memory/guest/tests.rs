@@ -106,14 +106,14 @@ fn registers_come_and_go_and_ram_cannot_be_taken_with_them() {
 #[test]
 fn memory_that_is_not_there_is_refused_and_nothing_is_kept() {
     let owner = Owner::Vm(44);
-    let error = GuestMemory::new(44, [0..1 << 40], &[], paging()).unwrap_err();
+    let error = GuestMemory::new(44, core::iter::once(0..1 << 40), &[], paging()).unwrap_err();
     assert!(matches!(error, GuestMemoryError::Memory(OutOfMemory { frames: 0x1000_0000, .. })), "{error}");
     assert_eq!(frames().in_use(owner), 0);
     // The second range overlaps the first: found when the table is filled, with all memory taken.
     let error = GuestMemory::new(44, [0..LARGE, 0..LARGE], &[], paging()).unwrap_err();
     assert!(matches!(error, GuestMemoryError::Map(MapError::Overlap { .. })), "{error}");
     assert_eq!(frames().in_use(owner), 0);
-    let error = GuestMemory::new(44, [0..4097], &[], paging()).unwrap_err();
+    let error = GuestMemory::new(44, core::iter::once(0..4097), &[], paging()).unwrap_err();
     assert_eq!(error, GuestMemoryError::Range { start: 0, end: 4097 });
     assert_eq!(frames().in_use(owner), 0);
 }
