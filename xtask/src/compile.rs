@@ -1,7 +1,7 @@
 //! Building what boots: the loader, the kernel and the test guests.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -12,11 +12,36 @@ use crate::process::output_of;
 use crate::provision::{TARGETS, Toolchain};
 use crate::workspace;
 
+/// The target folder of what boots: another compiler may work there than on the host's programs.
+fn output() -> PathBuf {
+    workspace::target().join("freestanding")
+}
+
+/// Lints everything that boots, as it is built for its own targets: one command for each.
+pub(crate) fn lints(options: &Offline) -> Result<Vec<Command>> {
+    let toolchain = Toolchain::find(options)?;
+    let guests = guest_binaries(options)?;
+    let [freestanding, uefi] = TARGETS;
+    let mut commands =
+        vec![toolchain.lints(uefi, &["postern-boot"]), toolchain.lints(freestanding, &freestanding_packages(&guests))];
+    for command in &mut commands {
+        command.current_dir(workspace::root()).env("CARGO_TARGET_DIR", output());
+    }
+    Ok(commands)
+}
+
+fn freestanding_packages(guests: &[GuestBinary]) -> Vec<&str> {
+    let mut packages = vec!["postern-kernel"];
+    packages.extend(guests.iter().map(|guest| guest.package.as_str()));
+    packages.dedup();
+    packages
+}
+
 /// Builds everything that boots; cargo shows its progress.
 pub(crate) fn build(options: &Offline) -> Result<Images> {
     let toolchain = Toolchain::find(options)?;
     let guests = guest_binaries(options)?;
-    let output = workspace::target().join("freestanding");
+    let output = output();
     let [freestanding, uefi] = TARGETS;
     let cargo = |target: &str, packages: &[&str]| -> Result<PathBuf> {
         let mut command = toolchain.cargo();
@@ -42,10 +67,7 @@ pub(crate) fn build(options: &Offline) -> Result<Images> {
         Ok(output.join(target).join("release"))
     };
     let uefi_folder = cargo(uefi, &["postern-boot"])?;
-    let mut packages = vec!["postern-kernel"];
-    packages.extend(guests.iter().map(|guest| guest.package.as_str()));
-    packages.dedup();
-    let folder = cargo(freestanding, &packages)?;
+    let folder = cargo(freestanding, &freestanding_packages(&guests))?;
     Ok(Images {
         loader: uefi_folder.join("postern-boot.efi"),
         kernel: folder.join("postern-kernel"),
@@ -61,7 +83,7 @@ struct GuestBinary {
 }
 
 fn guest_binaries(options: &Offline) -> Result<Vec<GuestBinary>> {
-    let mut command = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace::root()).args(["metadata", "--no-deps", "--format-version", "1"]);
     if options.offline {
         command.arg("--offline");

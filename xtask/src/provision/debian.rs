@@ -67,7 +67,8 @@ impl PackageSet {
         cache::ensure(self.name, &self.recipe(), |folder| self.unpack_into(folder))
     }
 
-    fn recipe(&self) -> String {
+    /// What tells one content of the folder from another.
+    pub(super) fn recipe(&self) -> String {
         format!("2 {} {}", self.suites.join(" "), self.packages.join(" "))
     }
 

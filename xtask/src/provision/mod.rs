@@ -7,6 +7,7 @@ mod cache;
 mod debian;
 mod guest;
 mod qemu;
+mod sysroot;
 mod toolchain;
 
 use anyhow::{Result, bail};

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::debian::PackageSet;
-use super::{TARGETS, cache};
+use super::{TARGETS, cache, sysroot};
 use crate::command_line::Offline;
 use crate::process::{find_on_path, output_of};
 use crate::progress::Step;
@@ -20,7 +20,7 @@ const DEBIAN_RUST: PackageSet = PackageSet {
     name: "rust",
     purpose: "the bare-metal Rust targets",
     suites: &["bookworm", "bookworm-security"],
-    packages: &["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm", "lld-22"],
+    packages: &["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm", "rust-web-clippy", "lld-22"],
     wanted: is_wanted_for_rust,
     remedy: "run `rustup target add x86_64-unknown-none x86_64-unknown-uefi`, or install your distribution's `core` for these two targets",
 };
@@ -57,14 +57,14 @@ impl Toolchain {
             return Ok(Self { private: None });
         }
         let rust = DEBIAN_RUST.ensure(options)?;
-        let recipe = format!("2 {}", rust.display());
+        let recipe = format!("3 {} {}", rust.display(), DEBIAN_RUST.recipe());
         let sysroot = match cache::existing("sysroot", &recipe)? {
             Some(sysroot) => sysroot,
             None if options.offline => bail!(
                 "the bare-metal sysroot is not built, and building it fetches nine small crates, which --offline \
                  forbids: run `cargo xtask setup` once"
             ),
-            None => cache::ensure("sysroot", &recipe, |folder| build_sysroot(&rust, folder))?,
+            None => cache::ensure("sysroot", &recipe, |folder| sysroot::build(&rust, folder))?,
         };
         Ok(Self { private: Some(sysroot) })
     }
@@ -83,10 +83,32 @@ impl Toolchain {
             return Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         };
         let mut command = Command::new(sysroot.join("bin/cargo"));
-        command.env("RUSTC", sysroot.join("bin/rustc")).env("PATH", path_with(&sysroot.join("bin")));
+        command.env("RUSTC", sysroot.join("bin/rustc")).env("PATH", sysroot::path_with(&sysroot.join("bin")));
         // What the outer cargo and rustup said about their own compiler is not true of this one.
         for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTDOC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
             command.env_remove(name);
+        }
+        command
+    }
+
+    /// cargo, set up to lint these packages for a bare-metal target; a warning is an error.
+    pub(crate) fn lints(&self, target: &str, packages: &[&str]) -> Command {
+        let mut command = self.cargo();
+        // Debian's clippy is started as cargo's own front end starts it: as a wrapper of the compiler.
+        match &self.private {
+            None => command.arg("clippy"),
+            Some(sysroot) => command
+                .arg("check")
+                .env("SYSROOT", sysroot)
+                .env("RUSTC_WORKSPACE_WRAPPER", sysroot.join("bin/clippy-driver"))
+                .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__"),
+        };
+        command.args(["--quiet", "--bins", "--lib", "--target", target]);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        if self.private.is_none() {
+            command.args(["--", "--deny", "warnings"]);
         }
         command
     }
@@ -131,100 +153,6 @@ fn rustup_adds_targets() -> bool {
     }
 }
 
-/// Builds `core`, `alloc` and `compiler_builtins` for the targets, and wrappers that use them.
-fn build_sysroot(rust: &Path, folder: &Path) -> Result<()> {
-    // The wrappers name the folder where the sysroot will be.
-    let finished = folder.with_file_name("sysroot");
-    let host = "x86_64-unknown-linux-gnu";
-    fs::create_dir_all(folder.join("bin"))?;
-    fs::create_dir_all(folder.join("lib/rustlib"))?;
-    std::os::unix::fs::symlink(rust.join("usr/lib/rustlib").join(host), folder.join("lib/rustlib").join(host))?;
-    let sysroot_argument = format!("--sysroot {} ", quoted(&finished));
-    for (name, program, argument) in [
-        ("rustc", "usr/bin/rustc", sysroot_argument.as_str()),
-        ("cargo", "usr/bin/cargo", ""),
-        ("rust-lld", "usr/lib/llvm-22/bin/lld", ""),
-    ] {
-        wrapper(&folder.join("bin").join(name), rust, program, argument)?;
-    }
-    for target in TARGETS {
-        let step = Step::begin(format!("building Rust's core and alloc for {target} (once, about half a minute)"), 0);
-        build_core(rust, folder, target).with_context(|| format!("cannot build core for {target}"))?;
-        step.end();
-    }
-    fs::remove_dir_all(folder.join("seed")).context("cannot remove the sysroot's working folder")
-}
-
-fn build_core(rust: &Path, folder: &Path, target: &str) -> Result<()> {
-    let seed = folder.join("seed");
-    fs::create_dir_all(seed.join("src"))?;
-    let manifest = "[package]\nname = \"seed\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[profile.release]\npanic = \"abort\"\n[workspace]\n";
-    fs::write(seed.join("Cargo.toml"), manifest)?;
-    fs::write(seed.join("src/lib.rs"), "#![no_std]\n")?;
-    // While it is built, the wrapper's sysroot is not there yet: the compiler is called as Debian installed it.
-    let plain = seed.join("rustc");
-    wrapper(&plain, rust, "usr/bin/rustc", "")?;
-    let output = seed.join("target");
-    let mut cargo = Command::new(folder.join("bin/cargo"));
-    cargo
-        .current_dir(&seed)
-        .args(["build", "--release", "--target", target, "--target-dir"])
-        .arg(&output)
-        .args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"])
-        .env("RUSTC", &plain)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("PATH", path_with(&folder.join("bin")));
-    for name in ["RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR"] {
-        cargo.env_remove(name);
-    }
-    output_of(&mut cargo)?;
-    let libraries = folder.join("lib/rustlib").join(target).join("lib");
-    fs::create_dir_all(&libraries)?;
-    let mut copied = 0;
-    for entry in fs::read_dir(output.join(target).join("release/deps"))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is_library =
-            ["libcore-", "liballoc-", "libcompiler_builtins-"].iter().any(|prefix| name.starts_with(prefix));
-        if is_library && name.ends_with(".rlib") {
-            fs::copy(entry.path(), libraries.join(&*name))?;
-            copied += 1;
-        }
-    }
-    if copied != 3 {
-        bail!("expected core, alloc and compiler_builtins, found {copied} libraries");
-    }
-    fs::remove_dir_all(&output).context("cannot remove the seed's target folder")
-}
-
-/// Writes a script that runs `program` of the folder `rust` with the libraries that were unpacked beside it.
-///
-/// The variable for the libraries is set for this program alone: what it starts (the system's linker) must not see it.
-fn wrapper(script: &Path, rust: &Path, program: &str, arguments: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let text = format!(
-        "#!/bin/sh\nLD_LIBRARY_PATH={}:{} exec {} {arguments}\"$@\"\n",
-        quoted(&rust.join("usr/lib/x86_64-linux-gnu")),
-        quoted(&rust.join("lib/x86_64-linux-gnu")),
-        quoted(&rust.join(program))
-    );
-    fs::write(script, text).with_context(|| format!("cannot write {}", script.display()))?;
-    fs::set_permissions(script, fs::Permissions::from_mode(0o755))?;
-    Ok(())
-}
-
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
-}
-
-fn path_with(first: &Path) -> std::ffi::OsString {
-    let rest = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = vec![first.to_path_buf()];
-    folders.extend(std::env::split_paths(&rest));
-    std::env::join_paths(folders).unwrap_or(rest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,10 +180,5 @@ mod tests {
         {
             assert!(!is_wanted_for_rust(unwanted), "{unwanted}");
         }
-    }
-
-    #[test]
-    fn a_path_with_a_quote_stays_one_word() {
-        assert_eq!(quoted(Path::new("/a'b c")), r"'/a'\''b c'");
     }
 }

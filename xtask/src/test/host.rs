@@ -7,21 +7,18 @@ use anyhow::{Context, Result};
 
 use super::Tally;
 use crate::command_line::TestOptions;
+use crate::compile;
 use crate::process::last_lines;
 use crate::progress::Step;
 use crate::workspace;
 
-/// The loader is a UEFI application: it is built for its own target, and is no process of this machine.
-const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "postern-boot"];
-
 /// Runs what `options` asks for of formatting, lints and host tests.
 pub(super) fn run(options: &TestOptions, tally: &mut Tally) -> Result<()> {
     if options.name.is_none() {
-        one("formatting", &["fmt", "--all", "--check"], options, tally)?;
-        let mut lints = vec!["clippy", "--quiet", "--all-targets"];
-        lints.extend(HOST_PACKAGES);
-        lints.extend(["--", "--deny", "warnings"]);
-        one("lints", &lints, options, tally)?;
+        one("formatting", &mut [with(cargo(options), &["fmt", "--all", "--check"])], tally)?;
+        let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        one("lints of what runs on the host", &mut [with(cargo(options), &lints)], tally)?;
+        one("lints of what boots", &mut compile::lints(&options.offline)?, tally)?;
     }
     tests(options, tally)
 }
@@ -35,16 +32,27 @@ fn cargo(options: &TestOptions) -> Command {
     command
 }
 
-/// One command that passes or fails as a whole.
-fn one(name: &str, arguments: &[&str], options: &TestOptions, tally: &mut Tally) -> Result<()> {
+fn with(mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments);
+    command
+}
+
+/// Commands that pass or fail as a whole.
+fn one(name: &str, commands: &mut [Command], tally: &mut Tally) -> Result<()> {
     let step = Step::begin(format!("checking {name}"), 0);
-    let output = cargo(options).args(arguments).output().context("cannot start cargo")?;
+    let mut complaints = String::new();
+    for command in commands {
+        let output = command.stdin(Stdio::null()).output().context("cannot start cargo")?;
+        if !output.status.success() {
+            let said = [output.stdout, output.stderr].concat();
+            complaints.push_str(&last_lines(String::from_utf8_lossy(&said).trim(), 200));
+            complaints.push('\n');
+        }
+    }
     drop(step);
-    if output.status.success() {
-        tally.pass(name);
-    } else {
-        let said = [output.stdout, output.stderr].concat();
-        tally.fail(name, last_lines(String::from_utf8_lossy(&said).trim(), 200));
+    match complaints.is_empty() {
+        true => tally.pass(name),
+        false => tally.fail(name, complaints),
     }
     Ok(())
 }
@@ -52,7 +60,7 @@ fn one(name: &str, arguments: &[&str], options: &TestOptions, tally: &mut Tally)
 /// All host tests, counted one by one.
 fn tests(options: &TestOptions, tally: &mut Tally) -> Result<()> {
     let mut command = cargo(options);
-    command.args(["test", "--no-fail-fast"]).args(HOST_PACKAGES);
+    command.args(["test", "--workspace", "--no-fail-fast"]);
     if let Some(name) = &options.name {
         command.args(["--", name]);
     }
