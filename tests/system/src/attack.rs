@@ -1,157 +1,229 @@
 //! What the hostile guest tried, and whether the hypervisor saw it.
+//!
+//! The guest announces each try (`attack ...`) and says what it saw of it (`result attack=...`), the hypervisor for each
+//! request that was blocked who sent it and why (`fault ...`), and which memory of the machine is whose (`memory ...`).
+//! A try is blocked when the guest saw no effect and the hypervisor reported this very request.
+
+use std::ops::Range;
 
 use crate::log_line::{LogLine, fields};
 
-/// The attacks that the demo must contain, by the beginnings of their names, with what each is about.
-pub const REQUIRED: [(&str, &str); 9] = [
-    ("read-linux", "a DMA read of the other VM's RAM"),
-    ("write-linux", "a DMA write to the other VM's RAM"),
-    ("read-hypervisor", "a DMA read of the hypervisor's RAM"),
-    ("write-hypervisor", "a DMA write to the hypervisor's RAM"),
-    ("unit-registers", "a DMA to the remapping unit's registers"),
-    ("unmapped", "a DMA to a page that its VM does not have"),
-    ("read-only", "a DMA write to a page that its VM may only read"),
-    ("forged-handle", "an interrupt with another device's handle"),
-    ("compatibility-format", "an interrupt in compatibility format"),
-];
+/// What a device tried to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// To read memory.
+    Read,
+    /// To write memory.
+    Write,
+    /// To interrupt, by a write to where interrupt messages are written.
+    Interrupt,
+}
 
-/// One attack of the log.
+/// One try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attack {
-    /// Its name.
+pub struct Try {
+    /// What.
+    pub kind: Kind,
+    /// The guest's name for it.
     pub name: String,
-    /// What the guest saw: `blocked`, `passed`, `unobservable`, or nothing.
+    /// The address of the request; of an interrupt, the handle or vector.
+    pub number: u64,
+    /// What the guest saw: `blocked`, `passed`, `own` (it hit what is its own), `unobservable`, or nothing.
     pub outcome: String,
-    /// Why it cannot be observed here, if so.
+    /// Why it cannot be observed in this emulator, if so.
     pub because: String,
-    /// The hypervisor's line about it.
+    /// The hypervisor's report of it.
     pub report: Option<String>,
 }
 
-impl Attack {
-    /// Whether the guest saw no effect and the hypervisor reported it.
-    pub fn is_blocked(&self) -> bool {
-        self.outcome == "blocked" && self.report.is_some()
-    }
-
-    /// What is proven; an error where it is not.
+impl Try {
+    /// What is proven of it.
     ///
     /// # Errors
     /// What is missing, in words.
     pub fn finding(&self) -> Result<String, String> {
         match (self.outcome.as_str(), &self.report) {
-            ("blocked", Some(report)) => Ok(format!("blocked: {report}")),
-            ("blocked", None) => Err("it had no effect, but the hypervisor did not report it".into()),
-            ("unobservable", _) => Ok(format!("not blocked by this emulator: {}", self.because)),
+            ("blocked" | "unobservable", Some(report)) => Ok(format!("blocked and reported: {report}")),
+            ("blocked", None) => Err("the hypervisor did not report it".into()),
+            ("unobservable", None) if !self.because.is_empty() => {
+                Ok(format!("cannot be blocked in this emulator ({}); no VM noticed it", self.because))
+            }
+            ("own", _) => Ok("it hit what is its own: allowed".into()),
             ("passed", _) => Err("it had an effect".into()),
             _ => Err("the intruder did not say what became of it".into()),
         }
     }
 }
 
-/// An attack that is going on.
-struct Aim {
-    /// Where it is aimed: the page of an address or the handle of an interrupt.
-    target: Option<Target>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Target {
-    Page(u64),
-    Handle(u64),
-}
-
-/// The attacks of the VM `vm`, each with the hypervisor's report that came between its announcement and the next.
-pub fn collect(lines: &[LogLine], vm: &str) -> Vec<Attack> {
-    let mut attacks: Vec<Attack> = Vec::new();
-    let mut aim = Aim { target: None };
-    for line in lines {
-        if line.guest() == Some(vm) {
-            if let Some(pairs) = fields("attack", &line.message) {
-                aim = Aim { target: target(&pairs) };
-                attacks.push(Attack {
-                    name: text(&pairs, "name").to_owned(),
-                    outcome: String::new(),
-                    because: String::new(),
-                    report: None,
-                });
-            } else if let (Some(pairs), Some(attack)) = (fields("result", &line.message), attacks.last_mut())
-                && text(&pairs, "attack") == attack.name
-            {
-                // What it hit was its own, which it could not know: no attack.
-                if text(&pairs, "outcome") == "own" {
-                    attacks.pop();
-                    continue;
-                }
-                attack.outcome = text(&pairs, "outcome").to_owned();
-                attack.because = line.message.split_once("because=").map_or("", |(_, reason)| reason).to_owned();
-            }
-        } else if line.is_hypervisors()
-            && let (Some(pairs), Some(attack)) = (fields("fault", &line.message), attacks.last_mut())
-            && attack.report.is_none()
-            && text(&pairs, "vm") == vm
-            && !text(&pairs, "device").is_empty()
-            && !text(&pairs, "reason").is_empty()
-            && target(&pairs) == aim.target
-        {
-            attack.report = Some(line.message.clone());
+impl std::fmt::Display for Try {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, number, .. } = self;
+        match self.kind {
+            Kind::Read | Kind::Write => write!(f, "{name} at {number:#x}"),
+            Kind::Interrupt => write!(f, "{name} {number:#x}"),
         }
     }
-    attacks
+}
+
+/// The tries of the VM `vm`, each with the hypervisor's report of it.
+pub fn collect(lines: &[LogLine], vm: &str) -> Vec<Try> {
+    let mut tries: Vec<Try> = Vec::new();
+    for line in lines.iter().filter(|line| line.guest() == Some(vm)) {
+        if let Some(pairs) = fields("attack", &line.message) {
+            tries.extend(announced(&pairs));
+        } else if let (Some(pairs), Some(one)) = (fields("result", &line.message), tries.last_mut())
+            && text(&pairs, "attack") == one.name
+        {
+            one.outcome = text(&pairs, "outcome").to_owned();
+            one.because = line.message.split_once("because=").map_or("", |(_, reason)| reason).to_owned();
+        }
+    }
+    let mut reports: Vec<Option<Report>> = lines.iter().map(|line| Report::parse(line, vm)).collect();
+    for one in &mut tries {
+        // Each report proves one try; the order of lines of two CPUs proves nothing.
+        let matching = reports.iter_mut().find(|report| report.as_ref().is_some_and(|report| report.is_of(one)));
+        one.report = matching.and_then(Option::take).map(|report| report.message);
+    }
+    tries
+}
+
+fn announced(pairs: &[(&str, &str)]) -> Option<Try> {
+    let (kind, number) = match text(pairs, "kind") {
+        "read" => (Kind::Read, number(pairs, "address")?),
+        "write" => (Kind::Write, number(pairs, "address")?),
+        "interrupt" => (Kind::Interrupt, number(pairs, "interrupt")?),
+        _ => return None,
+    };
+    let (outcome, because) = (String::new(), String::new());
+    Some(Try { kind, name: text(pairs, "name").to_owned(), number, outcome, because, report: None })
+}
+
+/// The memory of the machine that the hypervisor says belongs to `owner`.
+pub fn memory_of(lines: &[LogLine], owner: &str) -> Vec<Range<u64>> {
+    let said = lines.iter().filter(|line| line.is_hypervisors());
+    said.filter_map(|line| fields("memory", &line.message))
+        .filter(|pairs| text(pairs, "vm") == owner)
+        .filter_map(|pairs| Some(number(&pairs, "start")?..number(&pairs, "end")?))
+        .collect()
+}
+
+/// A `fault` line of the hypervisor.
+struct Report {
+    kind: Kind,
+    number: u64,
+    message: String,
+}
+
+impl Report {
+    fn parse(line: &LogLine, vm: &str) -> Option<Self> {
+        let pairs = fields("fault", &line.message).filter(|_| line.is_hypervisors())?;
+        let names_all = !text(&pairs, "device").is_empty() && !text(&pairs, "reason").is_empty();
+        if text(&pairs, "vm") != vm || !names_all {
+            return None;
+        }
+        let (kind, number) = match (number(&pairs, "interrupt"), text(&pairs, "access")) {
+            (Some(handle), _) => (Kind::Interrupt, handle),
+            (None, "read") => (Kind::Read, number(&pairs, "address")?),
+            (None, "write") => (Kind::Write, number(&pairs, "address")?),
+            _ => return None,
+        };
+        Some(Self { kind, number, message: line.message.clone() })
+    }
+
+    fn is_of(&self, one: &Try) -> bool {
+        // The unit records the page of an address.
+        let same = if self.kind == Kind::Interrupt {
+            self.number == one.number
+        } else {
+            self.number >> 12 == one.number >> 12
+        };
+        self.kind == one.kind && same
+    }
 }
 
 fn text<'a>(pairs: &[(&'a str, &'a str)], key: &str) -> &'a str {
     pairs.iter().find(|(known, _)| *known == key).map_or("", |(_, value)| *value)
 }
 
-fn target(pairs: &[(&str, &str)]) -> Option<Target> {
-    let number = |key: &str| u64::from_str_radix(text(pairs, key).strip_prefix("0x")?, 16).ok();
-    number("interrupt").map(Target::Handle).or_else(|| number("address").map(|address| Target::Page(address >> 12)))
+fn number(pairs: &[(&str, &str)], key: &str) -> Option<u64> {
+    u64::from_str_radix(text(pairs, key).strip_prefix("0x")?, 16).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn attacks(log: &str) -> Vec<Attack> {
+    fn tries(log: &str) -> Vec<Try> {
         collect(&log.lines().filter_map(LogLine::parse).collect::<Vec<_>>(), "intruder")
     }
 
-    const ANNOUNCED: &str = "[    1.000000] intruder  | attack name=unmapped kind=write address=0x5000123\n";
-    const REPORTED: &str = "[    1.000001] warn  iommu     | fault vm=intruder device=0000:00:04.0 access=write address=0x5000000 reason=0x5 : not writable\n";
-    const BLOCKED: &str = "[    1.000002] intruder  | result attack=unmapped outcome=blocked\n";
+    const TRIED: &str = "[    1.000000] intruder  | attack name=unmapped kind=read address=0x5000123\n";
+    const REPORTED: &str = "[    1.000001] warn  iommu     | fault vm=intruder device=0000:00:04.0 access=read address=0x5000000 reason=0x6\n";
+    const SEEN: &str = "[    1.000002] intruder  | result attack=unmapped outcome=blocked data=unchanged\n";
 
     #[test]
-    fn an_attack_is_proven_by_both_sides() {
-        let both = attacks(&[ANNOUNCED, REPORTED, BLOCKED].concat());
-        assert!(both[0].is_blocked() && both[0].finding().is_ok());
-        assert!(attacks(&[ANNOUNCED, BLOCKED].concat())[0].finding().is_err());
-        assert!(attacks(&[ANNOUNCED, REPORTED].concat())[0].finding().is_err());
-        assert!(attacks(&[ANNOUNCED, REPORTED, &BLOCKED.replace("blocked", "passed")].concat())[0].finding().is_err());
+    fn a_try_is_proven_blocked_by_both_sides() {
+        assert!(tries(&[TRIED, REPORTED, SEEN].concat())[0].finding().is_ok());
+        assert!(tries(&[TRIED, SEEN, REPORTED].concat())[0].finding().is_ok());
+        assert!(tries(&[TRIED, SEEN].concat())[0].finding().is_err());
+        assert!(tries(&[TRIED, REPORTED].concat())[0].finding().is_err());
+        assert!(tries(&[TRIED, REPORTED, &SEEN.replace("blocked", "passed")].concat())[0].finding().is_err());
     }
 
     #[test]
     fn a_report_of_something_else_proves_nothing() {
-        for (from, to) in
-            [("0x5000000", "0x5001000"), ("vm=intruder", "vm=linux"), ("device=0000:00:04.0", ""), ("reason=0x5", "")]
-        {
-            let log = [ANNOUNCED, &REPORTED.replace(from, to), BLOCKED].concat();
-            assert_eq!(attacks(&log)[0].report, None, "{to}");
+        for (from, to) in [
+            ("0x5000000", "0x5001000"),
+            ("vm=intruder", "vm=linux"),
+            ("device=0000:00:04.0", ""),
+            ("reason=0x6", ""),
+            ("access=read", "access=write"),
+            // A guest that writes the hypervisor's words is still a guest.
+            ("warn  iommu    ", "intruder "),
+        ] {
+            let log = [TRIED, &REPORTED.replace(from, to), SEEN].concat();
+            assert_eq!(tries(&log)[0].report, None, "{to}");
         }
-        // A guest that writes the hypervisor's words is still a guest.
-        let forged = REPORTED.replace("warn  iommu    ", "intruder ");
-        assert_eq!(attacks(&[ANNOUNCED, &forged, BLOCKED].concat())[0].report, None);
     }
 
     #[test]
-    fn what_hits_its_own_is_no_attack() {
-        assert_eq!(attacks(&[ANNOUNCED, &BLOCKED.replace("blocked", "own")].concat()), []);
+    fn a_report_proves_only_one_try() {
+        let both = tries(&[TRIED, REPORTED, SEEN, TRIED, SEEN].concat());
+        assert!(both[0].report.is_some() && both[1].report.is_none());
     }
 
     #[test]
-    fn what_the_emulator_cannot_block_is_said() {
-        let log = "[    1.000000] intruder  | attack name=compatibility-format kind=interrupt address=0xfee00000\n\
-                   [    1.000001] intruder  | result attack=compatibility-format outcome=unobservable because=QEMU delivers it\n";
-        assert_eq!(attacks(log)[0].finding(), Ok("not blocked by this emulator: QEMU delivers it".into()));
+    fn interrupts_are_matched_by_handle_and_what_the_emulator_cannot_block_is_said() {
+        let announced = |name: &str, number: &str| {
+            format!(
+                "[    1.000000] intruder  | attack name={name} kind=interrupt interrupt={number} address=0xfee00070 data=0x0\n"
+            )
+        };
+        let log = [
+            &announced("forged-handle", "0x3"),
+            "[    1.000001] warn  iommu     | fault vm=intruder device=0000:00:04.0 interrupt=0x3 reason=0x26\n",
+            "[    1.000001] intruder  | result attack=forged-handle outcome=unobservable because=no source\n",
+            &announced("forged-handle", "0x4"),
+            "[    1.000001] intruder  | result attack=forged-handle outcome=own own-interrupts=1\n",
+            &announced("compatibility-format", "0x31"),
+            "[    1.000001] intruder  | result attack=compatibility-format outcome=unobservable because=QEMU delivers it\n",
+            &announced("compatibility-format", "0x32"),
+            "[    1.000001] intruder  | result attack=compatibility-format outcome=unobservable\n",
+        ]
+        .concat();
+        let findings: Vec<_> = tries(&log).iter().map(Try::finding).collect();
+        assert!(findings[0].as_ref().unwrap().contains("reason=0x26"));
+        assert!(findings[1].as_ref().unwrap().contains("its own"));
+        assert!(findings[2].as_ref().unwrap().contains("QEMU delivers it"));
+        assert!(findings[3].is_err());
+    }
+
+    #[test]
+    fn memory_has_owners() {
+        let log = "[    1.000000] info  memory    | memory vm=linux start=0x10000000 end=0x30000000\n\
+                   [    1.000000] linux     | memory vm=linux start=0x0 end=0x1\n";
+        let lines: Vec<LogLine> = log.lines().filter_map(LogLine::parse).collect();
+        assert_eq!(memory_of(&lines, "linux"), [0x1000_0000..0x3000_0000]);
+        assert_eq!(memory_of(&lines, "hypervisor"), []);
     }
 }

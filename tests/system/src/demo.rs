@@ -1,8 +1,9 @@
 //! The demo: a Linux guest that owns an NVMe disk and a network card, beside a guest whose device attacks everything.
 
+use std::ops::Range;
 use std::path::Path;
 
-use crate::attack::{self, Attack};
+use crate::attack::{self, Kind, Try};
 use crate::disk;
 use crate::log_line::{LogLine, fields};
 use crate::machine::Hardware;
@@ -31,7 +32,7 @@ on_reset = "stop"
 name = "{INTRUDER}"
 cpus = [1]
 memory = "32M"
-image = {{ multiboot = {{ image = "guests/intruder.elf" }} }}
+image = {{ multiboot = {{ image = "guests/intruder.elf", cmdline = "handles=16" }} }}
 devices = ["1234:11e8"]                 # QEMU's edu, a device that does DMA to wherever it is told
 on_reset = "stop"
 "#
@@ -66,7 +67,7 @@ pub struct Facts<'a> {
 /// Everything that the demo has to prove, with what was found.
 pub fn judge(lines: &[LogLine], facts: Facts<'_>) -> Vec<Point> {
     let mut points = linux_points(lines, facts);
-    points.extend(attack_points(&attack::collect(lines, INTRUDER)));
+    points.extend(attack_points(lines));
     points.push(undisturbed(lines));
     points.push(given_back(&summary::collect(lines)));
     points
@@ -141,15 +142,56 @@ fn interrupted(lines: &[LogLine]) -> Result<String, String> {
     if some(nvme) && some(card) { Ok(finding) } else { Err(finding) }
 }
 
-fn attack_points(attacks: &[Attack]) -> Vec<Point> {
-    let mut points: Vec<Point> =
-        attacks.iter().map(|attack| point(&format!("attack {}", attack.name), attack.finding())).collect();
-    for (missing, about) in attack::REQUIRED {
-        if !attacks.iter().any(|attack| attack.name.starts_with(missing)) {
-            points.push(point(&format!("attack {missing}"), Err(format!("the intruder never tried: {about}"))));
-        }
+/// The kinds of attack that the demo must contain: what each is about, and the tries that are of the kind.
+const REQUIRED: [(&str, fn(&Try, &Owners) -> bool); 9] = [
+    ("DMA reads of the other VM's RAM", |one, owners| one.kind == Kind::Read && owners.is_linux(one.number)),
+    ("DMA writes to the other VM's RAM", |one, owners| one.kind == Kind::Write && owners.is_linux(one.number)),
+    ("DMA reads of the hypervisor's RAM", |one, owners| one.kind == Kind::Read && owners.is_hypervisor(one.number)),
+    ("DMA writes to the hypervisor's RAM", |one, owners| one.kind == Kind::Write && owners.is_hypervisor(one.number)),
+    ("DMA to the remapping unit's registers", |one, _| one.name == "unit-registers"),
+    ("DMA to pages that its VM does not have", |one, _| one.name == "unmapped"),
+    ("DMA writes to its own read-only memory", |one, _| one.kind == Kind::Write && one.name == "read-only"),
+    ("interrupts with handles of others", |one, _| one.name == "forged-handle" && one.outcome != "own"),
+    ("interrupts in compatibility format", |one, _| one.name == "compatibility-format"),
+];
+
+/// Whose memory is where.
+struct Owners {
+    linux: Vec<Range<u64>>,
+    hypervisor: Vec<Range<u64>>,
+}
+
+impl Owners {
+    fn is_linux(&self, address: u64) -> bool {
+        self.linux.iter().any(|range| range.contains(&address))
     }
+
+    fn is_hypervisor(&self, address: u64) -> bool {
+        self.hypervisor.iter().any(|range| range.contains(&address))
+    }
+}
+
+fn attack_points(lines: &[LogLine]) -> Vec<Point> {
+    let tries = attack::collect(lines, INTRUDER);
+    let owners = Owners { linux: attack::memory_of(lines, LINUX), hypervisor: attack::memory_of(lines, "hypervisor") };
+    let mut points: Vec<Point> = REQUIRED
+        .iter()
+        .map(|(about, is_of_kind)| point(about, all_blocked(tries.iter().filter(|one| is_of_kind(one, &owners)))))
+        .collect();
+    points.push(point("every attack was blocked", all_blocked(tries.iter())));
     points
+}
+
+/// What is proven of these tries together; one of them is quoted.
+fn all_blocked<'a>(tries: impl Iterator<Item = &'a Try> + Clone) -> Result<String, String> {
+    let findings: Vec<(&Try, Result<String, String>)> = tries.map(|one| (one, one.finding())).collect();
+    let flaws: Vec<String> =
+        findings.iter().filter_map(|(one, finding)| Some(format!("{one}: {}", finding.as_ref().err()?))).collect();
+    match (findings.last(), flaws.as_slice()) {
+        (None, _) => Err("the intruder never tried".into()),
+        (Some((one, Ok(finding))), []) => Ok(format!("{} tries, such as {one}: {finding}", findings.len())),
+        (Some(_), flaws) => Err(flaws.join("; ")),
+    }
 }
 
 fn undisturbed(lines: &[LogLine]) -> Point {
@@ -186,7 +228,7 @@ pub fn summary_table(lines: &[LogLine]) -> String {
             let reads = results(lines, LINUX, "sha256").len();
             format!("64 MiB {reads} times, SHA-256")
         } else {
-            let blocked = attacks.iter().filter(|attack| attack.is_blocked()).count();
+            let blocked = attacks.iter().filter(|one| one.report.is_some()).count();
             format!("{blocked} of {} attacks blocked", attacks.len())
         };
         let devices = if vm.devices.is_empty() { vec![summary::DeviceSummary::default()] } else { vm.devices.clone() };

@@ -34,13 +34,20 @@ impl Boot {
         ] {
             log.push_str(&format!("[    1.000000] linux     | {text}\n"));
         }
-        for (index, (attack, _)) in attack::REQUIRED.iter().enumerate() {
-            let address = format!("{:#x}", 0x10_0000 + index * 0x1000);
-            log.push_str(&format!("[    1.000000] intruder  | attack name={attack} kind=read address={address}\n"));
+        log.push_str("[    0.500000] info  memory    | memory vm=linux start=0x10000000 end=0x30000000\n");
+        log.push_str("[    0.500000] info  memory    | memory vm=hypervisor start=0x100000 end=0x400000\n");
+        for (name, address) in [("linux", 0x1100_0000_u64), ("hypervisor", 0x20_0000)] {
+            log.push_str(&tried("read", &format!("read-{name}"), address));
+            log.push_str(&tried("write", &format!("write-{name}"), address));
+        }
+        for (name, address) in [("unit-registers", 0xfed9_0000), ("unmapped", 0x220_0000), ("read-only", 0xf_0000)] {
+            log.push_str(&tried("write", name, address));
+        }
+        for (name, number) in [("forged-handle", 3), ("compatibility-format", 0x31)] {
             log.push_str(&format!(
-                "[    1.000000] warn  iommu     | fault vm=intruder device=0000:00:04.0 access=read address={address} reason=0x6\n"
+                "[    1.000000] intruder  | attack name={name} kind=interrupt interrupt={number:#x} address=0xfee00000\n\
+                 [    1.000000] intruder  | result attack={name} outcome=unobservable because=QEMU\n"
             ));
-            log.push_str(&format!("[    1.000000] intruder  | result attack={attack} outcome=blocked\n"));
         }
         for text in [
             "summary vm=intruder exits=10 faults=9 restarts=0 frames=0",
@@ -68,6 +75,14 @@ impl Boot {
     }
 }
 
+fn tried(kind: &str, name: &str, address: u64) -> String {
+    format!(
+        "[    1.000000] intruder  | attack name={name} kind={kind} address={address:#x}\n\
+         [    1.000000] warn  iommu     | fault vm=intruder device=0000:00:04.0 access={kind} address={address:#x} reason=0x6\n\
+         [    1.000000] intruder  | result attack={name} outcome=blocked data=sent finished=true\n"
+    )
+}
+
 impl Drop for Boot {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.image);
@@ -85,9 +100,16 @@ fn a_good_boot_proves_everything_and_each_flaw_is_found() {
         ("eth0=8", "eth0=0", "the devices' interrupts reached Linux"),
         ("kernel_errors=0", "kernel_errors=1", "Linux was not disturbed"),
         ("task=demo ended", "task=demo", "Linux was not disturbed"),
-        ("attack=unmapped outcome=blocked", "attack=unmapped outcome=passed", "attack unmapped"),
-        ("fault vm=intruder", "fault vm=nobody", "attack read-linux"),
-        ("name=read-linux ", "name=other ", "attack read-linux"),
+        ("attack=unmapped outcome=blocked", "attack=unmapped outcome=passed", "every attack was blocked"),
+        ("access=write address=0x11000000", "access=write address=0x12000000", "DMA writes to the other VM's RAM"),
+        ("fault vm=intruder", "fault vm=nobody", "DMA reads of the hypervisor's RAM"),
+        ("start=0x10000000", "start=0x20000000", "DMA reads of the other VM's RAM"),
+        ("memory vm=hypervisor", "nothing", "DMA writes to the hypervisor's RAM"),
+        ("name=unit-registers", "name=x", "DMA to the remapping unit's registers"),
+        ("name=unmapped", "name=x", "DMA to pages that its VM does not have"),
+        ("name=read-only", "name=x", "DMA writes to its own read-only memory"),
+        ("name=forged-handle", "name=x", "interrupts with handles of others"),
+        ("outcome=unobservable because=QEMU", "outcome=passed", "interrupts in compatibility format"),
         (
             "exits=5 faults=0 restarts=0 frames=0",
             "exits=5 faults=0 restarts=0 frames=1",
