@@ -52,10 +52,10 @@ pub(super) fn part(text: fmt::Arguments<'_>) {
         // The result tells of characters that the screen's font lacks.
         let _ = system::with_stdout(|output| output.write_fmt(text));
     }
-    if state == SERIAL || state == FIRMWARE_AND_SERIAL {
-        if let Some(mut serial) = Serial::found() {
-            let _ = serial.write_fmt(text);
-        }
+    if (state == SERIAL || state == FIRMWARE_AND_SERIAL)
+        && let Some(mut serial) = Serial::found()
+    {
+        let _ = serial.write_fmt(text);
     }
 }
 

@@ -63,8 +63,10 @@ fn loader(multiboot: &Information, check: &mut Check<'_>) {
 /// Exceptions reach the guest's own handlers.
 fn exceptions(check: &mut Check<'_>) {
     let vector = |result: Result<(), Fault>| result.err().map(|fault| fault.vector);
-    // SAFETY (for all): the exception comes back to `attempt`.
-    let undefined = attempt(|| unsafe { core::arch::asm!("ud2") });
+    let undefined = attempt(|| {
+        // SAFETY: the exception comes back to `attempt`, as do those below.
+        unsafe { core::arch::asm!("ud2") }
+    });
     check.that("undefined-instruction", vector(undefined) == Some(Fault::UNDEFINED));
     let page = attempt(|| {
         // SAFETY: an address that no table maps.
