@@ -28,6 +28,17 @@ impl ApicBus {
         &self.endpoints
     }
 
+    /// Makes every virtual CPU forget its translations of guest-physical addresses. When this returns, none can use one
+    /// that was taken away before. Called by a virtual CPU, for itself and the others, or while none runs.
+    pub fn flush_translations(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.request(super::Requests::FLUSH);
+        }
+        for endpoint in &self.endpoints {
+            endpoint.wait_for_flush();
+        }
+    }
+
     /// Delivers a message-signalled interrupt. The number of virtual CPUs that take it.
     pub fn deliver(&self, message: MsiMessage) -> Result<usize, NotAnInterrupt> {
         Ok(self.send(None, message.decode()?))

@@ -1,7 +1,7 @@
 //! A virtual CPU's place on the bus: the part of its interrupt state that others may write.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use iommu::interrupt::posted::PostedInterruptDescriptor;
@@ -25,6 +25,8 @@ bitflags! {
         const STOP = 1 << 4;
         /// The host's scheduler wants the processor.
         const YIELD = 1 << 5;
+        /// A timer of the machine was set or stopped: ask for its deadline.
+        const TIMER = 1 << 6;
     }
 }
 
@@ -99,6 +101,8 @@ pub struct Endpoint {
     address: AtomicU64,
     requests: AtomicU32,
     start_page: AtomicU32,
+    /// The virtual CPU is in the guest, or so close to it that it looks at no request any more.
+    inside: AtomicBool,
     /// The host CPU that has to be kicked.
     host_cpu: AtomicU32,
     kick: fn(u32),
@@ -115,6 +119,7 @@ impl Endpoint {
             address: AtomicU64::new(address.pack()),
             requests: AtomicU32::new(0),
             start_page: AtomicU32::new(0),
+            inside: AtomicBool::new(false),
             host_cpu: AtomicU32::new(host_cpu),
             kick,
         }
@@ -147,8 +152,17 @@ impl Endpoint {
 
     /// Asks for something and makes the virtual CPU notice.
     pub fn request(&self, requests: Requests) {
-        self.requests.fetch_or(requests.bits(), Ordering::AcqRel);
+        self.requests.fetch_or(requests.bits(), Ordering::SeqCst);
         self.kick();
+    }
+
+    /// Forgets everything that was asked for and posted: the machine starts over. Nobody runs the virtual CPU.
+    pub fn reset(&self) {
+        self.requests.store(0, Ordering::Release);
+        drop(self.take_posted());
+        for word in &self.level {
+            word.store(0, Ordering::Release);
+        }
     }
 
     /// Asks for INIT. A start-up that was not taken yet is lost, as on hardware.
@@ -186,6 +200,35 @@ impl Endpoint {
     #[inline]
     pub fn has_work(&self) -> bool {
         self.requests.load(Ordering::Acquire) != 0 || self.mailbox.is_outstanding()
+    }
+
+    /// The virtual CPU is about to enter the guest: true if it may, false if it has something to look at first.
+    ///
+    /// Announced before the look, so that whoever asks for something and then finds the virtual CPU outside
+    /// ([`wait_for_flush`](Self::wait_for_flush)) knows that it looks again before it enters.
+    #[inline]
+    pub fn enter(&self) -> bool {
+        self.inside.store(true, Ordering::SeqCst);
+        let enters = !self.has_work();
+        if !enters {
+            self.inside.store(false, Ordering::Release);
+        }
+        enters
+    }
+
+    /// The virtual CPU has left the guest.
+    #[inline]
+    pub fn leave(&self) {
+        self.inside.store(false, Ordering::Release);
+    }
+
+    /// Waits until the virtual CPU cannot use a translation any more that was taken away before [`Requests::FLUSH`] was
+    /// requested of it: it took the request, or is outside and will before it enters. That takes no longer than an
+    /// interrupt, since the request's kick makes it leave the guest.
+    pub(super) fn wait_for_flush(&self) {
+        while self.inside.load(Ordering::SeqCst) && self.requests().contains(Requests::FLUSH) {
+            core::hint::spin_loop();
+        }
     }
 
     /// Takes the interrupts that were posted, with those among them that are level-triggered.
@@ -267,6 +310,29 @@ mod tests {
         endpoint.request(Requests::STOP);
         assert_eq!(endpoint.take_requests(), Requests::INIT | Requests::STOP);
         assert_eq!(endpoint.take_requests(), Requests::STOP);
+    }
+
+    #[test]
+    fn a_virtual_cpu_enters_only_with_nothing_to_look_at() {
+        let endpoint = Endpoint::new(0, 0, |_| ());
+        assert!(endpoint.enter());
+        endpoint.leave();
+        endpoint.request(Requests::FLUSH);
+        assert!(!endpoint.enter());
+        endpoint.wait_for_flush();
+        assert_eq!(endpoint.take_requests(), Requests::FLUSH);
+        assert!(endpoint.enter());
+    }
+
+    #[test]
+    fn a_reset_forgets_what_was_asked_for() {
+        let endpoint = Endpoint::new(0, 0, |_| ());
+        endpoint.post(0x40, Trigger::Level);
+        endpoint.request(Requests::STOP | Requests::NON_MASKABLE);
+        endpoint.reset();
+        assert!(endpoint.enter() && endpoint.requests().is_empty());
+        endpoint.post(0x40, Trigger::Edge);
+        assert!(!endpoint.take_posted().unwrap().1.contains(0x40));
     }
 
     #[test]

@@ -68,6 +68,10 @@ pub(super) struct Body<E> {
     pub(super) activity: Activity,
     /// Something changed that decides what is delivered next, or whether the guest runs at all.
     pub(super) attention: bool,
+    /// What the host's timer was set to last, as long as that is ahead.
+    armed: Option<u64>,
+    /// When the machine's timers have to be asked again.
+    machine_deadline: Option<u64>,
     non_maskable: NonMaskable,
     pub(super) cpuid: CpuidTable,
     pub(super) msrs: Msrs,
@@ -96,6 +100,8 @@ impl<E: VcpuEngine> Body<E> {
             timer: settings.timer,
             activity: if boots { Activity::Running } else { Activity::WaitsForStartUp },
             attention: true,
+            armed: None,
+            machine_deadline: None,
             non_maskable: NonMaskable::default(),
             cpuid,
             msrs: Msrs::new(),
@@ -109,6 +115,8 @@ impl<E: VcpuEngine> Body<E> {
         let bus = Arc::clone(&self.bus);
         let Some(endpoint) = bus.endpoint(self.index) else { return Stop::Ended };
         self.attention = true;
+        // Somebody else may have used the host's timer since.
+        self.armed = None;
         self.engine.set_nested_root(platform.nested_root());
         self.engine.load();
         self.extended.load();
@@ -122,7 +130,7 @@ impl<E: VcpuEngine> Body<E> {
         loop {
             // What is posted after this makes the guest be left at once: its kick waits for the entry.
             interrupts_off();
-            if self.attention || endpoint.has_work() {
+            if self.attention || !endpoint.enter() {
                 interrupts_on();
                 if let ControlFlow::Break(stop) = self.attend(endpoint, platform) {
                     return stop;
@@ -130,6 +138,7 @@ impl<E: VcpuEngine> Body<E> {
                 continue;
             }
             let exit = self.engine.enter();
+            endpoint.leave();
             if let Some(count) = self.exits.get_mut(exit.kind()) {
                 *count = count.wrapping_add(1);
             }
@@ -239,6 +248,8 @@ impl<E: VcpuEngine> Body<E> {
             self.start_at(super::Start::RealMode { page: endpoint.take_start_page() });
         }
         self.non_maskable.pending |= requests.contains(Requests::NON_MASKABLE);
+        // First, since what these post is drained right after.
+        self.machine_deadline = platform.timers(self.index);
         self.apic.drain(endpoint);
         self.tick();
         self.read_task_priority();
@@ -268,16 +279,20 @@ impl<E: VcpuEngine> Body<E> {
         self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitsForStartUp };
     }
 
+    /// Lets the local APIC's timer act if it is due, and tells the host when it or the machine's are due next.
     fn tick(&mut self) {
-        if self.apic.deadline().is_some() && self.apic.tick((self.timer.nanoseconds)()) {
-            self.arm();
+        if self.apic.deadline().is_none() && self.machine_deadline.is_none() {
+            return;
         }
-    }
-
-    /// Tells the host when the local APIC's timer fires next.
-    pub(super) fn arm(&mut self) {
-        if let Some(deadline) = self.apic.deadline() {
-            (self.timer.set_deadline)(deadline);
+        let now = (self.timer.nanoseconds)();
+        self.apic.tick(now);
+        let next = self.deadline();
+        // A deadline that has passed was the host's interrupt: it is armed no more.
+        if next != self.armed || self.armed.is_some_and(|armed| armed <= now) {
+            self.armed = next;
+            if let Some(deadline) = next {
+                (self.timer.set_deadline)(deadline);
+            }
         }
     }
 
@@ -328,7 +343,7 @@ impl<E: VcpuEngine> Body<E> {
                 self.bus.send(Some(self.index), interrupt);
             }
             Effect::EndOfInterrupt(vector) => platform.broadcast_eoi(vector),
-            Effect::Timer => self.arm(),
+            Effect::Timer => {}
         }
         self.engine.set_system(SystemRegister::Cr8, u64::from(self.apic.task_priority() >> 4));
         self.attention = true;
@@ -359,12 +374,13 @@ impl<E: VcpuEngine> Body<E> {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        let due = self.apic.deadline().is_some_and(|deadline| deadline <= (self.timer.nanoseconds)());
+        let due = self.deadline().is_some_and(|deadline| deadline <= (self.timer.nanoseconds)());
         due || self.activity == Activity::Running || self.bus.endpoint(self.index).is_some_and(Endpoint::has_work)
     }
 
+    /// When the local APIC's timer or one of the machine's that this virtual CPU serves is due.
     pub(super) fn deadline(&self) -> Option<u64> {
-        self.apic.deadline()
+        self.apic.deadline().into_iter().chain(self.machine_deadline).min()
     }
 
     pub(super) fn exits(&self) -> [u64; EXIT_KINDS] {

@@ -178,6 +178,26 @@ fn a_start_up_begins_in_real_mode_and_only_after_init() {
 }
 
 #[test]
+fn the_hosts_timer_is_set_to_the_earliest_deadline_once() {
+    static ARMED: std::sync::Mutex<Vec<u64>> = std::sync::Mutex::new(Vec::new());
+    static NOW: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+    let (mut body, machine) = (body(), machine(&[]));
+    body.timer = HostTimer {
+        nanoseconds: || NOW.load(core::sync::atomic::Ordering::Relaxed),
+        set_deadline: |deadline| ARMED.lock().unwrap().push(deadline),
+    };
+    *machine.deadline.lock().unwrap() = Some(500);
+    after(&mut body, &machine, &[Exit::Interrupt, Exit::Interrupt]);
+    assert_eq!(*ARMED.lock().unwrap(), [500], "an interrupt that is not the timer's changes nothing");
+    NOW.store(500, core::sync::atomic::Ordering::Relaxed);
+    *machine.deadline.lock().unwrap() = Some(900);
+    after(&mut body, &machine, &[Exit::Interrupt]);
+    assert_eq!(*ARMED.lock().unwrap(), [500, 900]);
+    assert!(!body.is_ready() || body.activity == Activity::Running);
+    assert_eq!(body.deadline(), Some(900));
+}
+
+#[test]
 fn requests_stop_and_flush() {
     let (mut body, machine) = (body(), machine(&[]));
     let before = body.engine.flushes;

@@ -148,7 +148,7 @@ impl Vcpu {
         self.body.is_ready()
     }
 
-    /// When the virtual CPU's own timer fires next, in nanoseconds of the host's clock.
+    /// When its own timer fires next, or one of the machine's that it serves, in nanoseconds of the host's clock.
     pub fn deadline(&self) -> Option<u64> {
         self.body.deadline()
     }

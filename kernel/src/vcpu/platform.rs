@@ -42,6 +42,11 @@ pub trait Platform: Sync {
     /// [`Requests::STOP`](crate::vapic::Requests::STOP)). The first reason counts.
     fn end(&self, reason: End);
 
+    /// Lets those timers of the machine act that are due and that `vcpu` serves, and tells when it has to ask again, in
+    /// nanoseconds of the host's clock. Asked whenever the virtual CPU looks for interrupts; when a deadline changes
+    /// otherwise, the implementor requests [`Requests::TIMER`](crate::vapic::Requests::TIMER).
+    fn timers(&self, vcpu: usize) -> Option<u64>;
+
     /// A virtual CPU finished a level-triggered interrupt: for the I/O APIC's remote IRR.
     fn broadcast_eoi(&self, vector: u8);
 

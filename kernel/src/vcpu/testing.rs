@@ -137,6 +137,8 @@ pub(super) struct FakeMachine {
     pub(super) answer: u64,
     pub(super) ended: Mutex<Option<End>>,
     pub(super) lines: Mutex<Vec<Vec<u8>>>,
+    /// What the machine's timers are due for next.
+    pub(super) deadline: Mutex<Option<u64>>,
 }
 
 /// An access that reached a device.
@@ -157,6 +159,7 @@ impl FakeMachine {
             answer: 0x8877_6655_4433_2211,
             ended: Mutex::default(),
             lines: Mutex::default(),
+            deadline: Mutex::default(),
         }
     }
 
@@ -180,6 +183,9 @@ impl FakeMachine {
 }
 
 impl Platform for FakeMachine {
+    fn timers(&self, _: usize) -> Option<u64> {
+        *self.deadline.lock().unwrap()
+    }
     fn port_read(&self, _: usize, port: u16, size: u8) -> u32 {
         self.note(Access::In(port, size));
         self.answer as u32

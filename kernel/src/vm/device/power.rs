@@ -181,7 +181,7 @@ mod tests {
         assert!(!power.interrupt());
         power.update(due);
         assert!(power.interrupt());
-        assert_eq!(power.read(0, 2, due), TIMER.into());
+        assert_eq!(power.read(0, 2, due), u32::from(TIMER));
         power.write(0, 2, TIMER.into(), due);
         assert!(!power.interrupt());
         assert!(power.deadline().unwrap() > due);
@@ -191,7 +191,7 @@ mod tests {
     fn enable_bits_that_do_not_exist_read_zero() {
         let mut power = Power::new(0);
         power.write(0, 4, 0xffff_0000, 0);
-        assert_eq!(power.read(2, 2, 0), ENABLE.into());
+        assert_eq!(power.read(2, 2, 0), u32::from(ENABLE));
         assert_eq!(power.read(10, 4, 0) >> 16, 0xffff, "behind the block");
     }
 
