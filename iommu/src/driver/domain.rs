@@ -153,8 +153,14 @@ fn common_shape<'a, M: Machine + 'a>(
 }
 
 impl<M: Machine> Driver<M> {
-    /// Makes a domain with nothing mapped and nobody attached.
+    /// Makes a domain with nothing mapped and nobody attached. Its tables are the driver's own memory.
     pub fn create_domain(&self, request: &DomainRequest<'_>) -> Result<DomainId, DomainError> {
+        self.create_domain_in(request, self.machine.frames().clone())
+    }
+
+    /// As [`create_domain`](Self::create_domain), with the tables in memory of `frames`: so that whoever the domain is
+    /// for is charged for it.
+    pub fn create_domain_in(&self, request: &DomainRequest<'_>, frames: M::Frames) -> Result<DomainId, DomainError> {
         self.machine.without_interrupts(|| {
             let mut wanted = Vec::new();
             for &device in request.devices {
@@ -167,7 +173,7 @@ impl<M: Machine> Driver<M> {
             let (shape, format) = common_shape(concerned(), request.address_bits, self.output_bits)?;
             let mut registry = self.registry.lock();
             let id = registry.free_id().ok_or(DomainError::OutOfIds { limit: registry.limit() })?;
-            let table = Table::new(format, self.machine.frames().clone(), shape).map_err(DomainError::Build)?;
+            let table = Table::new(format, frames, shape).map_err(DomainError::Build)?;
             info!(
                 "domain {id}: {} levels for {} address bits, pages of 4K{}{}, {}, {}",
                 shape.levels.count(),

@@ -6,7 +6,6 @@ use super::attributes::Attributes;
 use super::entry::{self, child, count, entry_end, index, size, with_count};
 use super::error::MapError;
 use super::format::{Format, LARGE};
-use super::place::Place;
 use super::reserve::Reserve;
 use super::shape::{INTERRUPT_WINDOW, InterruptWindow};
 use super::table::Table;
@@ -46,43 +45,28 @@ impl<F: Format, M: Frames> Table<F, M> {
             return Err(self.refusal(input, output, length, attributes));
         }
         let end = input + length;
-        let place = self.place(input, end - 1);
-        let size = size(place.level);
-        if (input | output.as_u64() | length) & (size - 1) != 0 || !self.shape.page_sizes.allow(place.level) {
-            return self.map_across(place, input, end, output, attributes);
-        }
-        // The common case, leaves of one table.
-        let run = entry::run(self.frames.words(place.table), place.level, input, end);
-        if place.present != 0 && !entry::is_empty(run) {
-            return Err(self.overlap(input, end));
-        }
-        entry::fill(run, self.format.leaf(place.level, output, attributes), size);
-        if self.needs_flush() {
-            self.frames.flush(run);
-        }
-        let added = run.len() as u16;
-        self.add_present(&place, added);
-        Ok(())
-    }
-
-    /// A mapping of several tables: plans it, takes the frames, fills it in.
-    fn map_across(
-        &mut self,
-        place: Place,
-        input: u64,
-        end: u64,
-        output: HostPhysical,
-        attributes: Attributes,
-    ) -> Result<(), MapError> {
         let largest = self.largest_leaf(input, output);
-        let needed = self
-            .plan(place.table, place.present, place.level, input, end, largest)
-            .ok_or_else(|| self.overlap(input, end))?;
-        let reserve = Reserve::take(&self.frames, needed)?;
-        let difference = output.as_u64().wrapping_sub(input);
-        let mut filler = Filler { table: self, reserve, attributes, largest, difference };
-        let added = filler.fill(place.table, place.level, input, end, false);
-        drop(filler);
+        let place = self.place(input, end - 1);
+        let added = if leaves_end(input, end, place.level, largest) == Some(end) {
+            // The common case, leaves of one table: what `plan` and `fill` would do, without the ceremony.
+            let run = entry::run(self.frames.words(place.table), place.level, input, end);
+            if place.present != 0 && !entry::is_empty(run) {
+                return Err(self.overlap_error(input, end));
+            }
+            entry::fill(run, self.format.leaf(place.level, output, attributes), size(place.level));
+            if self.needs_flush() {
+                self.frames.flush(run);
+            }
+            run.len() as u16
+        } else {
+            let needed = self
+                .plan(place.table, place.present, place.level, input, end, largest)
+                .ok_or_else(|| self.overlap_error(input, end))?;
+            let reserve = Reserve::take(&self.frames, needed)?;
+            let difference = output.as_u64().wrapping_sub(input);
+            let mut filler = Filler { table: self, reserve, attributes, largest, difference };
+            filler.fill(place.table, place.level, input, end, false)
+        };
         self.add_present(&place, added);
         Ok(())
     }
@@ -90,15 +74,15 @@ impl<F: Format, M: Frames> Table<F, M> {
     /// Whether nothing about the request itself stands against it.
     #[inline(always)]
     fn admits(&self, input: u64, output: HostPhysical, length: u64, attributes: Attributes) -> bool {
-        // Both below 2^57, or the first line says no: the sums do not wrap.
         let last = length.wrapping_sub(1);
-        let output = output.as_u64();
-        (input | last | input.wrapping_add(last)) >> self.shape.input_bits == 0
-            && (output | output.wrapping_add(last)) >> self.shape.output_bits == 0
-            && (input | output | length) & (PAGE_SIZE - 1) == 0
+        let (input_limit, output_limit) = self.limits();
+        (input | output.as_u64() | length) & (PAGE_SIZE - 1) == 0
+            && last < input_limit.min(output_limit)
+            && input < input_limit - last
+            && output.as_u64() < output_limit - last
             && self.format.can_say(attributes.permissions)
             && (self.shape.interrupt_window == InterruptWindow::Ordinary
-                || !meets_window(input, last) && !meets_window(output, last))
+                || !meets_window(input, last) && !meets_window(output.as_u64(), last))
     }
 
     /// The first thing that stands against a request that is not admitted.
@@ -189,7 +173,7 @@ impl<F: Format, M: Frames> Table<F, M> {
     }
 
     #[cold]
-    fn overlap(&self, start: u64, end: u64) -> MapError {
+    fn overlap_error(&self, start: u64, end: u64) -> MapError {
         // A leaf of a level above those that the request would use counts as well: `runs_from` starts inside it.
         match self.runs_from(start).next() {
             Some(run) => {

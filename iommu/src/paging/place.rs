@@ -81,9 +81,7 @@ impl<F: Format, M: Frames> Table<F, M> {
     }
 
     /// Unlinks the place's table, which is empty, and those above it that empty by that.
-    #[inline(never)]
     fn unlink(&mut self, empty: Place, gathered: &mut Gathered) {
-        self.forget_recent();
         let mut place = empty;
         while let Some(word) = self.link_of(&place) {
             word.store(0, Release);

@@ -112,6 +112,12 @@ impl<F: Format, M: Frames> Table<F, M> {
         }
     }
 
+    /// The first input and output addresses that are too large.
+    #[inline(always)]
+    pub(super) fn limits(&self) -> (u64, u64) {
+        (1 << self.shape.input_bits, 1 << self.shape.output_bits)
+    }
+
     /// Calls `each` with every table from `table` down, children before their parents.
     fn for_each_table(&self, table: HostPhysical, level: u8, each: &mut impl FnMut(HostPhysical)) {
         if level > 1 {

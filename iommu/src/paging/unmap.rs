@@ -24,39 +24,8 @@ impl<F: Format, M: Frames> Table<F, M> {
     /// (a split that finds no frame) the table is what it was.
     pub fn unmap(&mut self, input: u64, length: u64) -> Result<Gathered, ChangeError> {
         let end = self.check_range(input, length)?;
-        let place = self.place(input, end - 1);
-        match self.unmap_leaves(&place, input, length) {
-            Some(gathered) => Ok(gathered),
-            None => self.unmap_any(place, input, end),
-        }
-    }
-
-    /// The common case, leaves of one table and no hole among them; `None` where it is not this.
-    #[inline(always)]
-    fn unmap_leaves(&mut self, place: &Place, input: u64, length: u64) -> Option<Gathered> {
-        if (input | length) & (size(place.level) - 1) != 0 {
-            return None;
-        }
-        let end = input + length;
-        let run = run(self.frames.words(place.table), place.level, input, end);
-        let is_leaf = if place.level == 1 { F::PRESENT } else { LARGE };
-        if entry::common_bits(run) & is_leaf == 0 {
-            return None;
-        }
-        let removed = run.len() as u16;
-        let mut gathered = Gathered::leaves(input, end);
-        if removed < place.present || place.level == self.levels() {
-            entry::clear(run);
-            if self.needs_flush() {
-                self.frames.flush(run);
-            }
-        }
-        self.remove_present(place, removed, &mut gathered);
-        Some(gathered)
-    }
-
-    fn unmap_any(&mut self, place: Place, input: u64, end: u64) -> Result<Gathered, ChangeError> {
         let mut gathered = Gathered::new();
+        let place = self.place(input, end - 1);
         self.isolate(&place, input, end, &mut gathered)?;
         let removed = self.remove(place.table, place.level, place.present, input, end, &mut gathered);
         if removed > 0 {
@@ -177,22 +146,20 @@ impl<F: Format, M: Frames> Table<F, M> {
             } else {
                 entry::count_present(run)
             };
-            if removed == 0 {
-                return 0;
-            }
             self.remove_leaves(run, 1, present, removed, gathered)
         } else {
             return self.remove_entries(table, level, present, start, end, gathered);
         };
-        gathered.touch(start, end);
+        if removed > 0 {
+            gathered.touch(start, end);
+        }
         removed
     }
 
-    /// Empties a run of leaves, of which `removed` (not 0) are present, of a table at `level` that has `present`
-    /// entries. A table that dies by it need not be cleared, but the root never dies.
+    /// Empties a run of leaves, of which `removed` are present, of a table at `level` that has `present` entries.
     #[inline(always)]
     fn remove_leaves(&self, run: &[AtomicU64], level: u8, present: u16, removed: u16, gathered: &mut Gathered) -> u16 {
-        if removed < present || level == self.levels() {
+        if removed > 0 && removed < present {
             entry::clear(run);
             if self.needs_flush() {
                 self.frames.flush(run);
