@@ -83,7 +83,7 @@ impl Acpi {
     }
 
     /// The local APIC ids of the processors that are enabled, as the MADT lists them.
-    pub fn processors(&self) -> impl Iterator<Item = u32> {
+    pub fn processors(&self) -> impl Iterator<Item = u32> + use<> {
         let madt = self.table(b"APIC");
         let mut rest = madt.and_then(|madt| madt.0.get(44..)).unwrap_or_default();
         core::iter::from_fn(move || {

@@ -20,11 +20,8 @@ pub(crate) fn run(multiboot: &Information, check: &mut Check<'_>) {
         return;
     };
     check.that("acpi", acpi.table(b"FACP").is_some() && acpi.table(b"APIC").is_some());
-    println!("result smoke processors={}", acpi.processors().count());
-    let Some(clock) = Clock::find() else {
-        check.that("pm-timer", false);
-        return;
-    };
+    println!("result test=smoke processors={}", acpi.processors().count());
+    let Some(clock) = check.clock() else { return };
     exceptions(check);
     holes(check);
     timers(clock, check);
@@ -32,16 +29,16 @@ pub(crate) fn run(multiboot: &Information, check: &mut Check<'_>) {
 
 /// Command line, modules and memory map.
 fn loader(multiboot: &Information, check: &mut Check<'_>) {
-    println!("result smoke cmdline=\"{}\"", multiboot.command_line());
+    println!("result test=smoke cmdline=\"{}\"", multiboot.command_line());
     for module in multiboot.modules() {
         let sum = module.data.iter().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
-        println!("result smoke module=\"{}\" bytes={} sum={sum:#x}", module.text, module.data.len());
+        println!("result test=smoke module=\"{}\" bytes={} sum={sum:#x}", module.text, module.data.len());
     }
     let mut free = 0;
     let mut last = 0;
     let mut sorted = true;
     for region in multiboot.map() {
-        println!("result smoke region={:#x} length={:#x} kind={}", region.start, region.length, region.kind);
+        println!("result test=smoke region={:#x} length={:#x} kind={}", region.start, region.length, region.kind);
         sorted &= region.start >= last;
         last = region.start + region.length;
         if region.kind == 1 {
@@ -99,7 +96,7 @@ fn timers(clock: Clock, check: &mut Check<'_>) {
     while interrupts::count(VECTOR) == 0 && !deadline.has_passed() {
         wait_for_interrupt();
     }
-    println!("result smoke timer-microseconds={}", Clock::microseconds(clock.since(before)));
+    println!("result test=smoke timer-microseconds={}", Clock::microseconds(clock.since(before)));
     check.equal("timer", interrupts::count(VECTOR), 1);
     apic::start_periodic_timer(PERIODIC_VECTOR, 2_000_000);
     let mut deadline = clock.after(4000);

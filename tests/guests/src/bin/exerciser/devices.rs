@@ -1,0 +1,212 @@
+//! Tests with a device: interrupts counted exactly, DMA to memory that comes and goes, resets.
+
+use guest::clock::Clock;
+use guest::edu::{Direction, Edu};
+use guest::instructions::{disable_interrupts, enable_interrupts, wait_for_interrupt};
+use guest::memory::{PAGE, Page, Registers};
+use guest::multiboot::Information;
+use guest::nvme::Nvme;
+use guest::power::{self, Reset};
+use guest::{apic, hypercall, interrupts, msi};
+
+use crate::check::{Check, number};
+
+const VECTOR: u8 = 0x51;
+const OTHER_VECTOR: u8 = 0x52;
+/// Keeps a processor that waits from waiting for ever.
+const TICK: u8 = 0x40;
+
+/// `test=msi`.
+pub(crate) fn msi(multiboot: &Information, check: &mut Check<'_>) {
+    let Some((clock, edu)) = edu(check) else { return };
+    apic::enable();
+    check.that("enabled", msi::enable(edu.function, VECTOR));
+    let count = number(multiboot, "count", 500);
+    enable_interrupts();
+    check.equal("delivered", raised(clock, &edu, count, VECTOR), count);
+    clock.sleep(50);
+    check.equal("counted", interrupts::count(VECTOR), count);
+
+    // Another vector from here on.
+    msi::enable(edu.function, OTHER_VECTOR);
+    check.equal("moved", raised(clock, &edu, 10, OTHER_VECTOR), 10);
+    check.equal("old-vector", interrupts::count(VECTOR), count);
+
+    // A processor that waits is woken.
+    disable_interrupts();
+    apic::start_periodic_timer(TICK, 50_000_000);
+    let before = interrupts::count(OTHER_VECTOR);
+    for _ in 0..10 {
+        let seen = interrupts::count(OTHER_VECTOR);
+        edu.raise();
+        for _ in 0..50 {
+            if interrupts::count(OTHER_VECTOR) != seen {
+                break;
+            }
+            wait_for_interrupt();
+        }
+        edu.acknowledge();
+    }
+    apic::stop_timer();
+    check.equal("woken", interrupts::count(OTHER_VECTOR) - before, 10);
+    enable_interrupts();
+
+    // Switched off, nothing comes.
+    msi::disable(edu.function);
+    let before = interrupts::count(OTHER_VECTOR);
+    edu.raise();
+    clock.sleep(50);
+    edu.acknowledge();
+    check.equal("switched-off", interrupts::count(OTHER_VECTOR) - before, 0);
+}
+
+/// Raises the device's interrupt so often, each time when the last has come; returns how many came.
+fn raised(clock: Clock, edu: &Edu, count: u32, vector: u8) -> u32 {
+    let first = interrupts::count(vector);
+    for _ in 0..count {
+        let before = interrupts::count(vector);
+        edu.raise();
+        let came = clock.await_for(1000, || interrupts::count(vector) != before);
+        edu.acknowledge();
+        if !came {
+            break;
+        }
+    }
+    interrupts::count(vector) - first
+}
+
+/// `test=msix`.
+pub(crate) fn msi_x(multiboot: &Information, check: &mut Check<'_>) {
+    let Some(clock) = check.clock() else { return };
+    apic::enable();
+    enable_interrupts();
+    let Some(mut nvme) = Nvme::find(clock) else {
+        check.that("device", false);
+        return;
+    };
+    check.note("entries", nvme.messages.count);
+    // What is written to the table is what is read from it.
+    nvme.messages.set(0, VECTOR, true);
+    let (address, data) = msi::message(VECTOR);
+    check.that("table", nvme.messages.entry(0) == [address, 0, data, 1]);
+    nvme.messages.set(0, VECTOR, false);
+
+    let count = number(multiboot, "count", 200);
+    let identified = (0..count).take_while(|_| identified(clock, &mut nvme)).count();
+    check.equal("identified", identified as u32, count);
+    clock.sleep(50);
+    check.equal("counted", interrupts::count(VECTOR), count);
+    check.note("vendor", format_args!("{:#06x}", nvme.vendor()));
+
+    // A masked entry keeps its message until it is unmasked, and sends it once.
+    for (what, all) in [("entry-masked", false), ("function-masked", true)] {
+        let before = interrupts::count(VECTOR);
+        if all {
+            nvme.messages.mask_all(true)
+        } else {
+            nvme.messages.mask(0, true)
+        }
+        let completed = nvme.identify();
+        clock.sleep(50);
+        let held = interrupts::count(VECTOR) - before;
+        if all {
+            nvme.messages.mask_all(false)
+        } else {
+            nvme.messages.mask(0, false)
+        }
+        clock.await_for(1000, || interrupts::count(VECTOR) != before);
+        clock.sleep(50);
+        check.that(what, completed && held == 0 && interrupts::count(VECTOR) - before == 1);
+    }
+
+    // Another vector, set while the entry is masked.
+    nvme.messages.set(0, OTHER_VECTOR, false);
+    let before = interrupts::count(VECTOR);
+    nvme.identify();
+    clock.await_for(1000, || interrupts::count(OTHER_VECTOR) == 1);
+    check.equal("moved", interrupts::count(OTHER_VECTOR), 1);
+    check.equal("old-vector", interrupts::count(VECTOR) - before, 0);
+}
+
+/// One command, and its interrupt.
+fn identified(clock: Clock, nvme: &mut Nvme) -> bool {
+    let before = interrupts::count(VECTOR);
+    nvme.identify() && clock.await_for(1000, || interrupts::count(VECTOR) != before)
+}
+
+/// `test=stale`: a translation that was used is gone when the page is.
+pub(crate) fn stale(check: &mut Check<'_>) {
+    let Some((_, edu)) = edu(check) else { return };
+    let mut source = Page::take();
+    let page = Page::take();
+    let pattern = |offset: usize| offset as u8 ^ 0x3C;
+    source.fill(pattern);
+    // The device's buffer holds the pattern, and every way to the page has been used.
+    edu.transfer(Direction::Read, source.address(), PAGE as u64);
+    edu.transfer(Direction::Write, page.address(), PAGE as u64);
+    edu.transfer(Direction::Read, page.address(), PAGE as u64);
+    check.that("mapped", page.is(PAGE, pattern));
+
+    if hypercall::withdraw(page.address(), PAGE as u64).is_err() {
+        check.that("withdrawn", false);
+        return;
+    }
+    check.that("withdrawn", Registers::at(page.address()).read32(0) == u32::MAX);
+    // The neighbours of the page on the same large page are still there.
+    source.fill(|_| 0);
+    edu.transfer(Direction::Write, source.address(), PAGE as u64);
+    check.that("neighbour", source.is(PAGE, pattern));
+    // A write that goes to the old frame, and a read that comes from there.
+    source.fill(|_| 0x77);
+    edu.transfer(Direction::Read, source.address(), PAGE as u64);
+    edu.transfer(Direction::Write, page.address(), PAGE as u64);
+    edu.transfer(Direction::Read, page.address(), PAGE as u64);
+    source.fill(|_| 0);
+    edu.transfer(Direction::Write, source.address(), PAGE as u64);
+    check.that("read-blocked", !source.is(PAGE, pattern));
+
+    check.that("restored", hypercall::restore(page.address(), PAGE as u64).is_ok());
+    check.that("clean", page.is(PAGE, |_| 0));
+    source.fill(pattern);
+    edu.transfer(Direction::Read, source.address(), PAGE as u64);
+    edu.transfer(Direction::Write, page.address(), PAGE as u64);
+    check.that("mapped-again", page.is(PAGE, pattern));
+}
+
+/// `test=reset`: nothing of the last life is left, the device works, and the VM ends in the middle of a transfer.
+pub(crate) fn reset(multiboot: &Information, check: &mut Check<'_>) {
+    let Some((clock, edu)) = edu(check) else { return };
+    let upper = multiboot.memory().map_or(0, |(_, upper)| u64::from(upper) << 10);
+    // A word near the end of memory, where nothing else of the guest is.
+    let mark = Registers::at((1 << 20) + upper - 0x1_0000);
+    check.equal("left-over", mark.read32(0), 0);
+    mark.write32(0, 0x5AFE_C0DE);
+
+    apic::enable();
+    enable_interrupts();
+    check.that("msi", msi::enable(edu.function, VECTOR));
+    let mut page = Page::take();
+    page.fill(|offset| offset as u8);
+    edu.transfer(Direction::Read, page.address(), PAGE as u64);
+    page.fill(|_| 0);
+    edu.begin(Direction::Write, page.address(), PAGE as u64, true);
+    check.that("interrupt", clock.await_for(1000, || interrupts::count(VECTOR) == 1));
+    edu.acknowledge();
+    check.that("dma", page.is(PAGE, |offset| offset as u8));
+
+    let way = multiboot.option("way").unwrap_or("cf9");
+    let Some(reset) = Reset::from_name(way) else {
+        check.that("way", false);
+        return;
+    };
+    check.note("resets", way);
+    edu.begin(Direction::Write, page.address(), PAGE as u64, true);
+    power::reset(reset)
+}
+
+fn edu(check: &mut Check<'_>) -> Option<(Clock, Edu)> {
+    let clock = check.clock()?;
+    let edu = Edu::find(clock).filter(Edu::is_alive);
+    check.that("device", edu.is_some());
+    Some((clock, edu?))
+}

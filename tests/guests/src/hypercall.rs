@@ -1,0 +1,78 @@
+//! Postern's hypercalls: VMMCALL with the number in RAX and arguments in RBX, RCX and RDX; the answer is in RAX.
+
+use crate::instructions::in_postern;
+
+/// The answer to a call that does not exist or was refused.
+const REFUSED: u64 = u64::MAX;
+
+const GET_VERSION: u64 = 0;
+const GET_EXITS: u64 = 2;
+const WITHDRAW: u64 = 0x100;
+const RESTORE: u64 = 0x101;
+
+/// The hypervisor refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// A call with these arguments.
+///
+/// # Errors
+///
+/// [`Refused`], also where there is no hypervisor that can be called.
+pub fn call(number: u64, arguments: [u64; 3]) -> Result<u64, Refused> {
+    if !in_postern() {
+        return Err(Refused);
+    }
+    let [first, second, third] = arguments;
+    let answer;
+    // RBX cannot be named as an operand, so it is exchanged for the call.
+    // SAFETY: a call takes memory away only where its caller says so, and then the caller answers for it.
+    unsafe {
+        core::arch::asm!(
+            "xchg rbx, {first}",
+            "vmmcall",
+            "xchg rbx, {first}",
+            first = inout(reg) first => _,
+            inout("rax") number => answer,
+            in("rcx") second,
+            in("rdx") third,
+        );
+    }
+    if answer == REFUSED { Err(Refused) } else { Ok(answer) }
+}
+
+/// The version of the interface.
+///
+/// # Errors
+///
+/// [`Refused`].
+pub fn version() -> Result<u64, Refused> {
+    call(GET_VERSION, [0; 3])
+}
+
+/// How often this processor was left for this kind of exit.
+///
+/// # Errors
+///
+/// [`Refused`] for a kind that does not exist.
+pub fn exits(kind: u64) -> Result<u64, Refused> {
+    call(GET_EXITS, [kind, 0, 0])
+}
+
+/// Gives whole pages of RAM back to the hypervisor: neither processors nor devices of the VM reach them any more.
+///
+/// # Errors
+///
+/// [`Refused`] for what is not whole pages of the VM's RAM.
+pub fn withdraw(address: u64, length: u64) -> Result<u64, Refused> {
+    call(WITHDRAW, [address, length, 0])
+}
+
+/// Asks for pages that were given back; they come zeroed.
+///
+/// # Errors
+///
+/// [`Refused`] for what was not given back, or without memory.
+pub fn restore(address: u64, length: u64) -> Result<u64, Refused> {
+    call(RESTORE, [address, length, 0])
+}
