@@ -1,6 +1,6 @@
 //! RAM of a VM as its builders see it.
 
-use crate::memory::GuestPhysical;
+use crate::memory::{GuestPhysical, HostPhysical};
 use crate::vcpu::NotMemory;
 
 /// Guest RAM by guest-physical address. It is zero before anything is written.
@@ -16,11 +16,29 @@ pub trait GuestMemory {
     /// # Errors
     /// [`NotMemory`] when not all of it is RAM; nothing is copied then.
     fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory>;
+
+    /// The root of the table through which processors reach it. Constant.
+    fn nested_root(&self) -> HostPhysical;
+}
+
+impl GuestMemory for crate::memory::GuestMemory {
+    fn read(&self, address: GuestPhysical, into: &mut [u8]) -> Result<(), NotMemory> {
+        self.read(address, into).map_err(|_| NotMemory)
+    }
+
+    fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {
+        self.write(address, from).map_err(|_| NotMemory)
+    }
+
+    fn nested_root(&self) -> HostPhysical {
+        self.nested_root()
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
 
     use super::*;
     use crate::vm::map::AddressMap;
@@ -28,13 +46,13 @@ pub(crate) mod tests {
     /// RAM below 4 GiB of a map, in this process's memory; only what is written takes room.
     pub(crate) struct FakeMemory {
         ranges: Vec<(u64, u64)>,
-        pages: RefCell<std::collections::BTreeMap<u64, Box<[u8; 4096]>>>,
+        pages: Mutex<BTreeMap<u64, Box<[u8; 4096]>>>,
     }
 
     impl FakeMemory {
         pub(crate) fn new(map: &AddressMap) -> Self {
             let ranges = map.memory().map(|range| (range.start, range.end())).collect();
-            Self { ranges, pages: RefCell::default() }
+            Self { ranges, pages: Mutex::default() }
         }
 
         pub(crate) fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
@@ -68,7 +86,7 @@ pub(crate) mod tests {
     impl GuestMemory for FakeMemory {
         fn read(&self, address: GuestPhysical, into: &mut [u8]) -> Result<(), NotMemory> {
             let start = self.check(address, into.len())?;
-            let pages = self.pages.borrow();
+            let pages = self.pages.lock().unwrap();
             for (at, byte) in (start..).zip(into) {
                 *byte = pages.get(&(at / 4096)).map_or(0, |page| page[(at % 4096) as usize]);
             }
@@ -77,11 +95,15 @@ pub(crate) mod tests {
 
         fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {
             let start = self.check(address, from.len())?;
-            let mut pages = self.pages.borrow_mut();
+            let mut pages = self.pages.lock().unwrap();
             for (at, byte) in (start..).zip(from) {
                 pages.entry(at / 4096).or_insert_with(|| Box::new([0; 4096]))[(at % 4096) as usize] = *byte;
             }
             Ok(())
+        }
+
+        fn nested_root(&self) -> HostPhysical {
+            HostPhysical::new(0x7000)
         }
     }
 }

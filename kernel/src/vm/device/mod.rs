@@ -5,7 +5,7 @@
 //! clock of the test's own.
 
 pub mod cmos;
-pub mod lines;
+pub mod console;
 pub mod pic;
 pub mod pit;
 pub mod power;

@@ -15,6 +15,8 @@ pub const EVENT_BLOCK: u16 = BLOCK;
 pub const CONTROL_BLOCK: u16 = BLOCK + 4;
 /// PM timer block (4 bytes).
 pub const TIMER_BLOCK: u16 = BLOCK + 8;
+/// Behind the block.
+pub const BLOCK_END: u16 = BLOCK + BLOCK_LENGTH;
 /// Bytes of the whole block.
 pub const BLOCK_LENGTH: u16 = 12;
 /// The system control interrupt's number.

@@ -103,7 +103,8 @@ impl Timer {
             return false;
         }
         let [channel, ..] = &self.channels;
-        self.next_edge = channel.rising_edge_after(tick.saturating_add(EDGE_MINIMUM));
+        let next = channel.rising_edge_after(tick);
+        self.next_edge = next.map(|edge| edge.max(tick.saturating_add(EDGE_MINIMUM)));
         true
     }
 

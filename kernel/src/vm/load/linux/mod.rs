@@ -9,6 +9,7 @@
 //! top of low RAM         initrd
 //! ```
 
+mod descriptors;
 mod header;
 mod page_table;
 
@@ -16,13 +17,12 @@ use alloc::vec;
 use core::fmt;
 
 use self::header::Header;
-use super::{EntryState, Target, write_descriptor_table};
-use crate::memory::GuestPhysical;
-use crate::vcpu::NotMemory;
+use super::Target;
+use crate::vcpu::{NotMemory, Start};
 use crate::vm::map::{LOADER_AREA, Range};
 
 const BOOT_PARAMETERS: u64 = LOADER_AREA.start;
-const DESCRIPTOR_TABLE: Range = Range { start: LOADER_AREA.start + 0x1000, length: 0x1000 };
+const DESCRIPTOR_TABLE: u64 = LOADER_AREA.start + 0x1000;
 const PAGE_TABLES: u64 = LOADER_AREA.start + 0x2000;
 const COMMAND_LINE: Range = Range { start: LOADER_AREA.start + 0x1_0000, length: 0x1_0000 };
 
@@ -164,18 +164,20 @@ impl From<NotMemory> for LinuxError {
 ///
 /// # Errors
 /// [`LinuxError`]; RAM may hold part of the image then.
-pub fn load(target: Target<'_>, linux: Linux<'_>) -> Result<EntryState, LinuxError> {
+pub fn load(target: Target<'_>, linux: Linux<'_>) -> Result<Start, LinuxError> {
     let header = Header::parse(linux.kernel)?;
     let run = run_range(target, &header)?;
     target.write(run.start, header.kernel)?;
     let initrd = place_initrd(target, linux.initrd, &header, run)?;
     write_command_line(target, linux.command_line, &header)?;
     write_boot_parameters(target, linux, &header, initrd)?;
-    Ok(EntryState::Long {
-        instruction: run.start.saturating_add(ENTRY_64),
-        boot_parameters: BOOT_PARAMETERS,
+    let gdt_limit = descriptors::write(target, DESCRIPTOR_TABLE)?;
+    Ok(Start::Long {
+        entry: run.start.saturating_add(ENTRY_64),
+        rsi: BOOT_PARAMETERS,
         page_table: page_table::write(target, PAGE_TABLES)?,
-        descriptor_table: write_descriptor_table(target, DESCRIPTOR_TABLE, true)?,
+        gdt: DESCRIPTOR_TABLE,
+        gdt_limit,
     })
 }
 

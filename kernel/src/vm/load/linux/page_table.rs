@@ -2,7 +2,6 @@
 
 use alloc::vec::Vec;
 
-use crate::memory::GuestPhysical;
 use crate::vcpu::NotMemory;
 use crate::vm::load::Target;
 
@@ -16,7 +15,7 @@ const LARGE: u64 = 0x83;
 const DIRECTORIES: u64 = 4;
 
 /// Writes six tables from `at` on; gives the value of CR3.
-pub(super) fn write(target: Target<'_>, at: u64) -> Result<GuestPhysical, NotMemory> {
+pub(super) fn write(target: Target<'_>, at: u64) -> Result<u64, NotMemory> {
     let (pointers, directories) = (at + PAGE, at + 2 * PAGE);
     target.write(at, &(pointers | TABLE).to_le_bytes())?;
     let entries: Vec<u8> =
@@ -24,5 +23,5 @@ pub(super) fn write(target: Target<'_>, at: u64) -> Result<GuestPhysical, NotMem
     target.write(pointers, &entries)?;
     let pages: Vec<u8> = (0..DIRECTORIES * 512).flat_map(|index| (index * LARGE_PAGE | LARGE).to_le_bytes()).collect();
     target.write(directories, &pages)?;
-    Ok(GuestPhysical::new(at))
+    Ok(at)
 }

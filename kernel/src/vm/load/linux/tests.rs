@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::memory::GuestPhysical;
 use crate::vm::map::AddressMap;
 use crate::vm::memory::GuestMemory;
 use crate::vm::memory::tests::FakeMemory;
@@ -37,7 +38,7 @@ fn machine(memory: u64) -> (AddressMap, FakeMemory) {
     (map, memory)
 }
 
-fn load_into(map: &AddressMap, memory: &dyn GuestMemory, linux: Linux<'_>) -> Result<EntryState, LinuxError> {
+fn load_into(map: &AddressMap, memory: &dyn GuestMemory, linux: Linux<'_>) -> Result<Start, LinuxError> {
     load(Target { map, memory, root_pointer: GuestPhysical::new(ROOT_POINTER) }, linux)
 }
 
@@ -54,7 +55,7 @@ fn a_kernel_is_placed_with_everything_that_it_asks_for() {
     let file = image(&kernel);
     let entry = load_into(&map, &memory, Linux { kernel: &file, initrd: Some(&initrd), command_line: "console=ttyS0" })
         .unwrap();
-    let EntryState::Long { instruction, boot_parameters, page_table, descriptor_table } = entry else {
+    let Start::Long { entry: instruction, rsi: boot_parameters, page_table, gdt, gdt_limit } = entry else {
         panic!("not long mode: {entry:?}")
     };
     assert_eq!(instruction, RUN + 0x200);
@@ -85,12 +86,12 @@ fn a_kernel_is_placed_with_everything_that_it_asks_for() {
 
     // The page tables map an address of each GiB to itself.
     for address in [0u64, 0x1234_5678, 0x7fff_ffff, 0xfee0_0000] {
-        let directory = memory.u64((memory.u64(page_table.as_u64()) & !0xfff) + (address >> 30) * 8) & !0xfff;
+        let directory = memory.u64((memory.u64(page_table) & !0xfff) + (address >> 30) * 8) & !0xfff;
         let entry = memory.u64(directory + (address >> 21 & 511) * 8);
         assert_eq!(entry, address & !0x1f_ffff | 0x83);
     }
-    assert_eq!(memory.u64(descriptor_table.base.as_u64() + 0x10), 0x00af_9b00_0000_ffff);
-    assert_eq!(descriptor_table.limit, 31);
+    assert_eq!(memory.u64(gdt + 0x10), 0x00af_9b00_0000_ffff);
+    assert_eq!(gdt_limit, 31);
 }
 
 #[test]

@@ -4,7 +4,6 @@
 //! ```text
 //! loader area + 0x0000   information structure
 //!             + 0x0200   memory map
-//!             + 0x1000   descriptor table
 //!             + 0x2000   module list
 //!             + 0x10000  command lines, up to the area's end
 //! behind the image       modules, page aligned
@@ -19,10 +18,10 @@ use alloc::vec::Vec;
 
 pub use self::error::MultibootError;
 use self::header::{Addresses, Header};
-use super::{EntryState, Target, write_descriptor_table};
+use super::Target;
+use crate::vcpu::Start;
 use crate::vm::map::{LOADER_AREA, Range};
 
-const DESCRIPTOR_TABLE: Range = Range { start: LOADER_AREA.start + 0x1000, length: 0x1000 };
 /// What EAX says: a multiboot loader started this.
 const LOADER_MAGIC: u32 = 0x2bad_b002;
 /// Modules start at multiples of this.
@@ -72,7 +71,7 @@ struct Plan<'a> {
 ///
 /// # Errors
 /// [`MultibootError`]; RAM may hold part of the image then.
-pub fn load(target: Target<'_>, multiboot: Multiboot<'_>) -> Result<EntryState, MultibootError> {
+pub fn load(target: Target<'_>, multiboot: Multiboot<'_>) -> Result<Start, MultibootError> {
     let header = Header::find(multiboot.image)?;
     let plan = match header.addresses {
         Some(addresses) => by_addresses(multiboot.image, &header, addresses)?,
@@ -81,12 +80,7 @@ pub fn load(target: Target<'_>, multiboot: Multiboot<'_>) -> Result<EntryState, 
     let end = place(target, &plan)?;
     let modules = place_modules(target, multiboot.modules, end)?;
     let information = information::write(target, &multiboot, &modules)?;
-    Ok(EntryState::Protected {
-        instruction: plan.entry,
-        magic: LOADER_MAGIC,
-        information,
-        descriptor_table: write_descriptor_table(target, DESCRIPTOR_TABLE, false)?,
-    })
+    Ok(Start::Protected { entry: plan.entry, eax: LOADER_MAGIC, ebx: information })
 }
 
 /// The plan of an image whose header has address fields (specification, section 3.1.3).

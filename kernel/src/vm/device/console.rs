@@ -1,0 +1,159 @@
+//! The console: the serial port, and how much of what a guest sends may reach the log, so that no guest can flood it.
+
+use super::serial::Serial;
+
+/// What a byte costs; a line's end costs more, because each line is marked with time and name.
+const BYTE: u64 = 1;
+const LINE_END: u64 = 40;
+/// How much may be spent at once, and how much is earned in a second.
+const BURST: u64 = 600_000;
+const RATE: u64 = 40_000;
+/// Nanoseconds in which one unit is earned.
+const UNIT: u64 = 1_000_000_000 / RATE;
+/// After this many nanoseconds without a byte an unfinished line (a prompt) is shown.
+const IDLE: u64 = 50_000_000;
+/// How often it is looked whether something was typed (ns).
+const LOOK: u64 = 50_000_000;
+
+/// The serial port with what lies behind it.
+#[derive(Debug)]
+pub struct Console {
+    /// The chip.
+    pub serial: Serial,
+    /// The budget, in nanoseconds that would earn it.
+    budget: u64,
+    refilled: u64,
+    dropped: u64,
+    /// When the last byte of an unfinished line came.
+    unfinished: Option<u64>,
+    next_look: u64,
+}
+
+/// What is to be done after [`Console::expire`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Show the unfinished line.
+    pub flush: bool,
+    /// Look for input.
+    pub look: bool,
+    /// Say that so many bytes were dropped; 0: nothing.
+    pub dropped: u64,
+}
+
+impl Console {
+    /// After reset, with the whole burst allowed.
+    pub const fn new(now: u64) -> Self {
+        Self {
+            serial: Serial::new(),
+            budget: BURST * UNIT,
+            refilled: now,
+            dropped: 0,
+            unfinished: None,
+            next_look: now,
+        }
+    }
+
+    /// Whether a byte that the guest sends may be shown.
+    pub fn allows(&mut self, byte: u8, now: u64) -> bool {
+        let ends = byte == b'\n';
+        if !self.spend(if ends { LINE_END } else { BYTE }, 1, now) {
+            return false;
+        }
+        self.unfinished = (!ends).then_some(now);
+        true
+    }
+
+    /// Whether a whole line may be shown.
+    pub fn allows_line(&mut self, length: usize, now: u64) -> bool {
+        self.spend((length as u64).saturating_add(LINE_END), length as u64, now)
+    }
+
+    /// When [`expire`](Self::expire) has something to do next (ns).
+    pub fn deadline(&self) -> u64 {
+        match self.unfinished {
+            Some(last) => self.next_look.min(last.saturating_add(IDLE)),
+            None => self.next_look,
+        }
+    }
+
+    /// What is due by now.
+    pub fn expire(&mut self, now: u64) -> Due {
+        let mut due = Due::default();
+        if self.unfinished.is_some_and(|last| last.saturating_add(IDLE) <= now) {
+            self.unfinished = None;
+            due.flush = true;
+        }
+        if self.next_look <= now {
+            self.next_look = now.saturating_add(LOOK);
+            due.look = true;
+            // Said at most as often as one looks, and paid for like a line.
+            self.refill(now);
+            if self.dropped != 0 && self.budget >= LINE_END * UNIT {
+                self.budget -= LINE_END * UNIT;
+                due.dropped = core::mem::take(&mut self.dropped);
+            }
+        }
+        due
+    }
+
+    fn refill(&mut self, now: u64) {
+        self.budget = self.budget.saturating_add(now.saturating_sub(self.refilled)).min(BURST * UNIT);
+        self.refilled = now.max(self.refilled);
+    }
+
+    fn spend(&mut self, price: u64, bytes: u64, now: u64) -> bool {
+        self.refill(now);
+        match price.checked_mul(UNIT).and_then(|price| self.budget.checked_sub(price)) {
+            Some(left) => self.budget = left,
+            None => {
+                self.dropped = self.dropped.saturating_add(bytes);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_flood_is_dropped_and_counted_once_and_ends_when_time_passes() {
+        let mut console = Console::new(0);
+        let shown = (0..BURST / LINE_END + 500).filter(|_| console.allows(b'\n', 0)).count() as u64;
+        assert_eq!(shown, BURST / LINE_END);
+        assert_eq!(console.expire(0).dropped, 0, "not even the message is affordable");
+        assert_eq!(console.expire(SECOND).dropped, 500);
+        assert_eq!(console.expire(2 * SECOND).dropped, 0);
+        let shown = (0..RATE * 3).filter(|_| console.allows(b'x', 2 * SECOND)).count() as u64;
+        assert_eq!(shown, 2 * RATE - LINE_END);
+        assert!(!console.allows_line(usize::MAX, 3 * SECOND), "a price beyond counting");
+        assert!(console.allows_line(256, 3 * SECOND));
+    }
+
+    #[test]
+    fn an_unfinished_line_is_shown_after_a_pause() {
+        let mut console = Console::new(0);
+        console.expire(0);
+        assert!(console.allows(b'#', 10));
+        assert_eq!(console.deadline(), LOOK.min(10 + IDLE));
+        assert!(!console.expire(9 + IDLE).flush);
+        assert!(console.expire(10 + IDLE).flush);
+        assert!(!console.expire(SECOND).flush);
+        console.allows(b'a', 2 * SECOND);
+        console.allows(b'\n', 2 * SECOND);
+        assert!(!console.expire(3 * SECOND).flush, "a finished line needs none");
+    }
+
+    #[test]
+    fn input_is_looked_for_regularly() {
+        let mut console = Console::new(5);
+        assert!(console.expire(5).look);
+        assert_eq!(console.deadline(), 5 + LOOK);
+        assert!(!console.expire(4 + LOOK).look);
+        assert!(console.expire(5 + LOOK).look);
+    }
+}
