@@ -56,19 +56,30 @@ fn vector(action: impl FnOnce()) -> Option<u8> {
     attempt(action).err().map(|fault| fault.vector)
 }
 
+/// The vector of the exception that some instructions raise, if they raise one.
+macro_rules! execute {
+    ($($code:tt)*) => {
+        // SAFETY: the instructions raise an exception, which `attempt` takes, or have no effect on Rust's state.
+        vector(|| unsafe { asm!($($code)*) })
+    };
+}
+
 macro_rules! raises {
     ($check:expr, $what:literal, $vector:expr, $($code:tt)*) => {
-        // SAFETY: the instruction raises an exception, which `attempt` takes, or has no effect on Rust's state.
-        let found = vector(|| unsafe { asm!($($code)*) });
-        $check.that($what, found == $vector);
+        $check.that($what, execute!($($code)*) == $vector)
     };
+}
+
+/// The vector of the exception that WRMSR raises, if it raises one.
+fn write(register: u32, value: u64) -> Option<u8> {
+    // SAFETY: refused, or without effect on the guest's memory: no caller has a value that has one.
+    vector(|| unsafe { write_msr(register, value) })
 }
 
 fn instructions(check: &mut Check<'_>) {
     let page = Page::take().address();
     // Virtualisation is not offered, whatever the guest writes to EFER.
-    // SAFETY: the bit is refused or has no effect on memory.
-    let enabled = vector(|| unsafe { write_msr(EFER, read_msr(EFER) | EFER_SVM) });
+    let enabled = write(EFER, read_msr(EFER) | EFER_SVM);
     if in_postern() {
         check.that("no-svm", enabled == Some(Fault::PROTECTION) && cpuid(0x8000_0001, 0)[2] & 1 << 2 == 0);
         raises!(check, "vmrun", Some(Fault::UNDEFINED), "vmrun", in("rax") page);
@@ -87,11 +98,10 @@ fn instructions(check: &mut Check<'_>) {
     raises!(check, "breakpoint", Some(3), "int3");
     // What RDPMC, MONITOR, SKINIT and the like come to depends on the processor; the guest has to survive it.
     for (what, found) in [
-        // SAFETY (for all): as above.
-        ("rdpmc", vector(|| unsafe { asm!("rdpmc", in("ecx") 0x7FFF, out("eax") _, out("edx") _) })),
-        ("monitor", vector(|| unsafe { asm!("monitor", in("rax") page, in("ecx") 0, in("edx") 0) })),
-        ("xsetbv", vector(|| unsafe { asm!("xsetbv", in("ecx") 0, in("eax") 0, in("edx") 0) })),
-        ("software-interrupt", vector(|| unsafe { asm!("int 0x0d") })),
+        ("rdpmc", execute!("rdpmc", in("ecx") 0x7FFF, out("eax") _, out("edx") _)),
+        ("monitor", execute!("monitor", in("rax") page, in("ecx") 0, in("edx") 0)),
+        ("xsetbv", execute!("xsetbv", in("ecx") 0, in("eax") 0, in("edx") 0)),
+        ("software-interrupt", execute!("int 0x0d")),
     ] {
         check.note(what, found.map_or("none", name));
     }
@@ -131,15 +141,13 @@ fn machine_registers(check: &mut Check<'_>) {
             Ok(_) => read += 1,
             Err(_) => refused += 1,
         }
-        // SAFETY: refused, or without effect on the guest's memory.
-        let _ = attempt(|| unsafe { write_msr(*register, u64::MAX) });
+        let _ = write(*register, u64::MAX);
     }
     check.note("foreign-msrs", format_args!("refused:{refused},read:{read}"));
-    // SAFETY (for all): refused, or without effect on the guest's memory.
     let wild = [
-        ("efer-reserved", vector(|| unsafe { write_msr(EFER, u64::MAX) })),
-        ("pat-reserved", vector(|| unsafe { write_msr(0x277, 0x0202_0202_0202_0202) })),
-        ("apic-base-reserved", vector(|| unsafe { write_msr(0x1B, u64::MAX) })),
+        ("efer-reserved", write(EFER, u64::MAX)),
+        ("pat-reserved", write(0x277, 0x0202_0202_0202_0202)),
+        ("apic-base-reserved", write(0x1B, u64::MAX)),
     ];
     for (what, found) in wild {
         if in_postern() {
@@ -221,28 +229,19 @@ fn strings(check: &mut Check<'_>) {
     }
 }
 
-/// An instruction that the hypervisor carries out is followed by the trap that the guest asked for.
+/// An instruction that the hypervisor carries out is followed by the trap that the guest asked for: the trap flag is
+/// cleared on the way back, and the stack is restored.
 fn single_step(check: &mut Check<'_>) {
-    for (what, found) in [
-        // SAFETY (for all): the trap flag is cleared by `attempt`; the stack is balanced by it, too.
-        (
-            "step-over-cpuid",
-            attempt(|| unsafe {
-                asm!(
-                    "mov r8, rbx", "pushfq", "or qword ptr [rsp], 0x100", "popfq", "cpuid", "mov rbx, r8",
-                    inout("eax") 0 => _, out("ecx") _, out("edx") _, out("r8") _,
-                );
-            }),
-        ),
-        (
-            "step-over-in",
-            attempt(|| unsafe {
-                asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq", "in al, 0x80", "nop", out("al") _);
-            }),
-        ),
-    ] {
-        check.that(what, found.is_err_and(|fault| fault.vector == 1));
-    }
+    const TRAP: Option<u8> = Some(1);
+    raises!(
+        check, "step-over-cpuid", TRAP,
+        "mov r8, rbx", "pushfq", "or qword ptr [rsp], 0x100", "popfq", "cpuid", "mov rbx, r8",
+        inout("eax") 0 => _, out("ecx") _, out("edx") _, out("r8") _,
+    );
+    raises!(
+        check, "step-over-in", TRAP,
+        "pushfq", "or qword ptr [rsp], 0x100", "popfq", "in al, 0x80", "nop", out("al") _,
+    );
 }
 
 fn name(vector: u8) -> &'static str {
