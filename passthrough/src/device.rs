@@ -8,6 +8,8 @@ mod configuration;
 mod error;
 mod info;
 mod reset;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use alloc::boxed::Box;
@@ -167,7 +169,7 @@ impl<M: Machine> Device<M> {
         }
         let result = if self.method.is_some() { self.run_reset() } else { Ok(()) };
         if self.poison.is_none() {
-            self.to_full_power();
+            self.wake();
             self.saved.restore(&self.space);
         }
         result

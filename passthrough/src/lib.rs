@@ -20,6 +20,8 @@ pub mod container;
 pub mod device;
 pub mod door;
 pub mod errno;
+#[cfg(test)]
+mod fake;
 pub mod group;
 pub mod interrupt;
 pub mod region;

@@ -126,7 +126,7 @@ impl<M: Machine> Device<M> {
     }
 
     /// D0, whatever the guest chose.
-    pub(super) fn to_full_power(&mut self) {
+    pub(super) fn wake(&mut self) {
         self.resetter().set_power(0);
         self.power = 0;
     }

@@ -16,7 +16,7 @@ impl<M: Machine> Device<M> {
         if let Some(poison) = &self.poison {
             return Err(DeviceError::Reset(poison.clone()));
         }
-        self.to_full_power();
+        self.wake();
         let state = SavedState::save(&self.space);
         self.run_reset()?;
         state.restore(&self.space);
@@ -37,7 +37,7 @@ impl<M: Machine> Device<M> {
         if self.method.is_some() {
             self.reset()
         } else {
-            self.to_full_power();
+            self.wake();
             self.apply_command();
             Ok(())
         }

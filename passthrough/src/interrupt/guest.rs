@@ -24,7 +24,11 @@ impl<M: Machine> Device<M> {
                     let count = BATCH.min(view.size.saturating_sub(start));
                     let mut events = [None; BATCH as usize];
                     for (vector, slot) in (start..).zip(&mut events).take(usize::from(count)) {
-                        *slot = self.msix_message(vector).filter(|_| !self.msix_is_masked(vector)).and_then(&mut event);
+                        *slot = if self.msix_is_masked(vector) {
+                            self.vector_event(vector)
+                        } else {
+                            self.msix_message(vector).and_then(&mut event)
+                        };
                     }
                     self.set_message_events(IrqIndex::MsiX, start, count, &events)?;
                 }
@@ -93,5 +97,84 @@ impl<M: Machine> Device<M> {
             action: IrqAction::TRIGGER,
             data: IrqData::None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{TABLE, bound, trigger};
+    use super::*;
+    use crate::config::Changes;
+    use crate::door::Width;
+    use crate::fake::bench::Bench;
+    use crate::fake::offset;
+
+    /// What a router would do: data 0x40 to 0xff become events, everything else leads nowhere.
+    fn route(message: Message) -> Option<Event> {
+        (message.data & 0xff >= 0x40).then_some(Event(u64::from(message.data)))
+    }
+
+    #[test]
+    fn the_guests_msi_becomes_events() {
+        let bench = Bench::new();
+        let mut device = bench.open();
+        device.config_write(offset::MSI + 12, Width::Word, 0x44);
+        assert_eq!(device.config_write(offset::MSI + 2, Width::Word, 0x0021), Changes::MSI);
+        device.follow_messages(route).unwrap();
+        assert_eq!(bound(&bench), [[0x44, 0x45, 0x46, 0x47]]);
+        // Another vector: the function's message stays, the entry moves.
+        bench.function.take_writes();
+        device.config_write(offset::MSI + 12, Width::Word, 0x50);
+        device.follow_messages(route).unwrap();
+        assert_eq!(bound(&bench), [[0x50, 0x51, 0x52, 0x53]]);
+        assert_eq!(bench.function.take_writes(), []);
+        // Fewer messages: another block.
+        device.config_write(offset::MSI + 2, Width::Word, 0x0001);
+        device.follow_messages(route).unwrap();
+        assert_eq!(bound(&bench), [[0x50]]);
+        device.config_write(offset::MSI + 2, Width::Word, 0);
+        device.follow_messages(route).unwrap();
+        assert_eq!(device.active_irq(), None);
+        assert!(bound(&bench).is_empty());
+    }
+
+    #[test]
+    fn the_guests_msix_becomes_events() {
+        let bench = Bench::new();
+        let mut device = bench.open_decoding();
+        trigger(&mut device, 0, 0, &[1]).unwrap();
+        // As Linux does it: on with all masked, the entries, then unmasked.
+        assert_eq!(device.config_write(offset::MSI_X + 2, Width::Word, 0xc000), Changes::MSI_X);
+        device.follow_messages(route).unwrap();
+        assert_eq!(device.active_irq(), Some(IrqIndex::MsiX), "the wire made way");
+        assert_eq!(bench.function.peek(offset::MSI_X + 2, 2) & 0xc000, 0xc000);
+        for vector in [0u64, 40] {
+            let at = TABLE + vector * 16;
+            device.region_write(0, at, Width::Double, 0xfee0_0000);
+            device.region_write(0, at + 8, Width::Double, 0x41 + vector as u32 as u64);
+            let written = device.region_write(0, at + 12, Width::Double, 0).unwrap();
+            device.follow_vector(written, route).unwrap();
+            assert_eq!(bench.windows.entry(0, TABLE, vector)[3], 0);
+        }
+        device.config_write(offset::MSI_X + 2, Width::Word, 0x8000);
+        device.follow_messages(route).unwrap();
+        assert_eq!(bound(&bench), [[0x41], [0x69]]);
+        assert_eq!(bench.function.peek(offset::MSI_X + 2, 2) & 0xc000, 0x8000);
+
+        // Retargeted while masked: the function stays masked until the unmasking write is followed.
+        device.region_write(0, TABLE + 12, Width::Double, 1);
+        device.region_write(0, TABLE + 8, Width::Double, 0x77);
+        device.follow_vector(0, route).unwrap();
+        assert_eq!(bound(&bench), [[0x41], [0x69]]);
+        device.region_write(0, TABLE + 12, Width::Double, 0);
+        assert_eq!(bench.windows.entry(0, TABLE, 0)[3], 1, "what it held back must not go to the old event");
+        device.follow_vector(0, route).unwrap();
+        assert_eq!(bound(&bench), [[0x77], [0x69]]);
+        assert_eq!(bench.windows.entry(0, TABLE, 0)[3], 0);
+
+        device.config_write(offset::MSI_X + 2, Width::Word, 0);
+        device.follow_messages(route).unwrap();
+        assert!(bound(&bench).is_empty());
+        assert_eq!(device.active_irq(), None);
     }
 }

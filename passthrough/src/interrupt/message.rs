@@ -41,7 +41,7 @@ impl<M: Machine> Device<M> {
         }
     }
 
-    fn vector_event(&self, vector: u16) -> Option<Event> {
+    pub(super) fn vector_event(&self, vector: u16) -> Option<Event> {
         self.interrupts.vectors.get(usize::from(vector))?.event
     }
 
@@ -66,9 +66,8 @@ impl<M: Machine> Device<M> {
         if index == IrqIndex::MsiX {
             // Every vector masked, before the capability goes on.
             self.write_msix_control(false);
-            for vector in 0..self.msix_size() {
-                self.with_table(|table| table.set(vector, Message::default(), true));
-            }
+            let size = self.msix_size();
+            self.with_table(|table| (0..size).for_each(|vector| table.set(vector, Message::default(), true)));
         }
         if let Err(error) = self.set_events(index, start, events) {
             self.disable_messages();
@@ -112,6 +111,9 @@ impl<M: Machine> Device<M> {
             self.clear_msi_event(vector);
             return Ok(());
         };
+        if self.vector_event(vector) == Some(event) {
+            return Ok(());
+        }
         self.remapping.bind(block, vector, event)?;
         if let Some(vector) = self.interrupts.vectors.get_mut(usize::from(vector)) {
             vector.event = Some(event);
@@ -139,20 +141,31 @@ impl<M: Machine> Device<M> {
             return Err(SetIrqsError::Hardware(InterruptError::TooFew { available: self.msix_size() }));
         };
         let is_new = slot.entry.is_none();
-        if slot.entry.is_none() {
+        if is_new {
             slot.entry = Some(self.remapping.allocate_interrupts(owner, self.address, 1, false)?);
         }
-        let Some(entry) = &slot.entry else { return Ok(()) };
-        self.remapping.bind(entry, 0, event)?;
-        slot.event = Some(event);
+        if let Some(entry) = &slot.entry
+            && slot.event != Some(event)
+        {
+            self.remapping.bind(entry, 0, event)?;
+            slot.event = Some(event);
+        }
+        // The function may send only now: what it held back goes to where the guest wants it now.
         if is_new {
             self.write_msix_entry(vector);
+        } else {
+            let masked = self.msix_is_masked(vector);
+            self.with_table(|table| table.set_masked(vector, masked));
         }
         Ok(())
     }
 
     fn clear_msix_event(&mut self, vector: u16) {
         self.with_table(|table| table.set_masked(vector, true));
+        self.free_msix_entry(vector);
+    }
+
+    fn free_msix_entry(&mut self, vector: u16) {
         let Some(slot) = self.interrupts.vectors.get_mut(usize::from(vector)) else { return };
         slot.event = None;
         if let Some(entry) = slot.entry.take() {
@@ -173,9 +186,9 @@ impl<M: Machine> Device<M> {
             }
             Active::MsiX => {
                 self.write_msix_control(false);
-                for vector in 0..self.msix_size() {
-                    self.clear_msix_event(vector);
-                }
+                let size = self.msix_size();
+                self.with_table(|table| (0..size).for_each(|vector| table.set_masked(vector, true)));
+                (0..size).for_each(|vector| self.free_msix_entry(vector));
             }
             other => self.interrupts.active = other,
         }
@@ -221,19 +234,24 @@ impl<M: Machine> Device<M> {
     }
 
     /// A vector of the function's table: the entry's message, masked if the guest wants it or nobody listens.
-    pub(crate) fn write_msix_entry(&self, vector: u16) {
+    fn write_msix_entry(&self, vector: u16) {
+        self.with_table(|table| self.write_entry_to(&table, vector));
+    }
+
+    fn write_entry_to(&self, table: &PhysicalTable<'_, M::Windows>, vector: u16) {
         let Some(slot) = self.interrupts.vectors.get(usize::from(vector)) else { return };
         let masked = slot.event.is_none() || self.msix_is_masked(vector);
         let message = slot.entry.as_ref().map(|entry| self.remapping.message(entry, 0)).unwrap_or_default();
-        self.with_table(|table| table.set(vector, message, masked));
+        table.set(vector, message, masked);
     }
 
-    /// The guest wrote the vector's mask: the function follows, if the vector delivers anywhere.
+    /// The guest wrote a vector's mask. The function masks at once; it unmasks only when the vector's event has been
+    /// settled ([`follow_vector`](Self::follow_vector)), so that nothing goes to where the guest wanted it before.
     pub(crate) fn follow_vector_mask(&self, vector: u16) {
         if let Active::MsiX = self.interrupts.active
-            && self.vector_event(vector).is_some()
+            && self.msix_is_masked(vector)
         {
-            self.with_table(|table| table.set_masked(vector, self.msix_is_masked(vector)));
+            self.with_table(|table| table.set_masked(vector, true));
         }
     }
 
@@ -249,9 +267,9 @@ impl<M: Machine> Device<M> {
         match self.interrupts.active {
             Active::Msi { .. } => self.write_msi(),
             Active::MsiX => {
-                for vector in 0..self.msix_size() {
-                    self.write_msix_entry(vector);
-                }
+                self.with_table(|table| {
+                    (0..self.msix_size()).for_each(|vector| self.write_entry_to(&table, vector));
+                });
                 self.write_msix_control(true);
             }
             Active::None | Active::Line(_) => {}

@@ -175,17 +175,24 @@ impl<W: Windows> PhysicalTable<'_, W> {
         }
     }
 
-    /// Masks or unmasks a vector.
+    /// Masks or unmasks a vector. Once it returns from masking, the function sends no more for it.
     pub(crate) fn set_masked(&self, vector: u16, masked: bool) {
         self.write(vector, 12, u32::from(masked));
+        if masked && vector < self.geometry.size {
+            // Reading the function's memory pushes the write there, and what it sent before it here.
+            self.windows.read(self.geometry.table_bar, self.place(vector, 12), Width::Double);
+        }
+    }
+
+    fn place(&self, vector: u16, offset: u64) -> u64 {
+        let entry = u64::from(vector).saturating_mul(msix::ENTRY);
+        self.geometry.table_offset.saturating_add(entry).saturating_add(offset)
     }
 
     fn write(&self, vector: u16, offset: u64, value: u32) {
         if vector >= self.geometry.size {
             return;
         }
-        let entry = u64::from(vector).saturating_mul(msix::ENTRY);
-        let at = self.geometry.table_offset.saturating_add(entry).saturating_add(offset);
-        self.windows.write(self.geometry.table_bar, at, Width::Double, u64::from(value));
+        self.windows.write(self.geometry.table_bar, self.place(vector, offset), Width::Double, u64::from(value));
     }
 }
