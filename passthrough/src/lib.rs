@@ -27,3 +27,4 @@ pub mod interrupt;
 pub mod region;
 pub mod reset;
 pub mod topology;
+pub mod uapi;
