@@ -83,7 +83,7 @@ mod tests {
         let files = vec![
             ("EFI/BOOT/BOOTX64.EFI".to_owned(), Source::Bytes(b"loader".to_vec())),
             ("guests/big".to_owned(), Source::Bytes(vec![0x5a; 3 * MIB as usize + 17])),
-            ("guests/other".to_owned(), Source::File("/proc/self/exe".into())),
+            ("guests/long-name.other".to_owned(), Source::File("/proc/self/exe".into())),
         ];
         write(&image, &files).unwrap();
         let volume =
