@@ -40,7 +40,7 @@ impl Mmio {
     /// The part of the window that begins at `offset` and has `length` bytes, or `None` where that leaves it.
     pub fn part(&self, offset: u64, length: u64) -> Option<Self> {
         let end = offset.checked_add(length)?;
-        if end > self.length || offset % 8 != 0 {
+        if end > self.length || !offset.is_multiple_of(8) {
             return None;
         }
         // SAFETY: offset <= length of the window, checked above.
@@ -50,7 +50,7 @@ impl Mmio {
 
     fn place<T>(&self, offset: u64) -> Option<*mut T> {
         let size = size_of::<T>() as u64;
-        if offset % size != 0 || offset.checked_add(size)? > self.length {
+        if !offset.is_multiple_of(size) || offset.checked_add(size)? > self.length {
             return None;
         }
         // SAFETY: offset + size <= length of the window, checked above.

@@ -1,12 +1,20 @@
-//! Memory: frames with owners, the direct map, registers of devices, the heap.
+//! Memory: frames with owners, the hypervisor's own address space, registers of devices, stacks, the heap.
 
 mod address;
 #[cfg(test)]
 mod arena;
 mod frames;
 mod guest;
+mod heap;
+pub(crate) mod image;
 mod kernel_frames;
+mod layout;
+mod map;
 mod mmio;
+mod page_tables;
+pub(crate) mod space;
+pub(crate) mod stacks;
+pub(crate) mod takeover;
 
 pub use iommu::address::HostPhysical;
 
@@ -15,11 +23,12 @@ pub use self::frames::{Frames, FreeError, OutOfMemory, Owner, Totals, frames};
 pub use self::guest::{
     Access, GuestBlock, GuestMemory, GuestMemoryError, NestedFormat, NestedPaging, NotRam, UnmapError,
 };
+pub use self::heap::{HeapUse, heap_use};
 pub use self::kernel_frames::KernelFrames;
+pub use self::layout::DIRECT_MAP;
+pub use self::map::{MemoryMap, Region};
 pub use self::mmio::{MapMmioError, Mmio};
-
-/// Where the direct map begins: all RAM, write-back, never executable.
-pub const DIRECT_MAP: usize = 0xffff_8000_0000_0000;
+pub use self::space::{map_mmio, memory_map};
 
 /// Where RAM at `address` is mapped. Memory that is no RAM is not mapped there at all.
 pub fn to_pointer(address: HostPhysical) -> *mut u8 {

@@ -91,6 +91,13 @@ impl Book {
         }
     }
 
+    /// Counts `count` frames as `owner`'s though the book does not manage them: they are for good.
+    pub(super) fn add_in_use(&mut self, owner: Owner, count: usize) {
+        if let Some(counter) = owner.index().and_then(|index| self.in_use.get_mut(index)) {
+            *counter += count;
+        }
+    }
+
     /// `count` contiguous frames, the first one's number a multiple of `align` (a power of two).
     pub(super) fn allocate(&mut self, owner: Owner, count: usize, align: usize) -> Result<usize, OutOfMemory> {
         let refused = OutOfMemory { owner, frames: count, free: self.free_frames() };

@@ -150,7 +150,7 @@ proptest! {
                             let frame = block * FRAMES + frame;
                             present[frame] && !model.contains_key(&(base + frame))
                         });
-                        let could = (0..MEMORY).filter(|start| ((BASE + start) * FRAMES) % (1 << align) == 0)
+                        let could = (0..MEMORY).filter(|start| ((BASE + start) * FRAMES).is_multiple_of(1 << align))
                             .any(|start| start + blocks <= MEMORY && (start..start + blocks).all(whole));
                         prop_assert!(!could, "refused though whole blocks are free");
                     }

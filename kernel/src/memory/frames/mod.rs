@@ -125,6 +125,11 @@ impl Frames {
         Book::blocks_for(end).saturating_mul(size_of::<Block>())
     }
 
+    /// Counts `count` frames as `owner`'s that the allocator was never given.
+    pub(super) fn add_in_use(&self, owner: Owner, count: usize) {
+        self.with(|book| book.add_in_use(owner, count));
+    }
+
     /// Hands `count` free frames over.
     pub(super) fn add(&self, first: HostPhysical, count: usize) {
         self.with(|book| book.add(frame_number(first), count));
