@@ -1,3 +1,4 @@
 //! The machine around the processors: ACPI, PCI, serial port.
 
+pub mod acpi;
 pub mod pci;

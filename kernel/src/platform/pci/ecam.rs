@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use iommu::address::PciAddress;
 
 use super::access::ConfigurationAccess;
-use crate::memory::Mmio;
+use crate::memory::{MapMmioError, Mmio, map_mmio};
+use crate::platform::acpi::EcamRegion;
 
 /// The machine's configuration space.
 #[derive(Clone, Debug, Default)]
@@ -16,19 +17,15 @@ pub struct Ecam {
 
 /// The configuration space of some buses of one segment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Region {
-    pub(super) segment: u16,
-    pub(super) first_bus: u8,
-    pub(super) last_bus: u8,
+struct Region {
+    segment: u16,
+    first_bus: u8,
+    last_bus: u8,
     /// Begins with the first bus.
-    pub(super) window: Mmio,
+    window: Mmio,
 }
 
 impl Ecam {
-    pub(super) fn new(regions: Vec<Region>) -> Self {
-        Self { regions }
-    }
-
     fn place(&self, function: PciAddress, offset: u16) -> Option<(&Mmio, u64)> {
         let bus = function.source.bus();
         let region = self
@@ -76,5 +73,50 @@ impl ConfigurationAccess for Ecam {
 
     fn segments(&self) -> Vec<(u16, u8, u8)> {
         self.regions.iter().map(|region| (region.segment, region.first_bus, region.last_bus)).collect()
+    }
+}
+
+/// Maps the configuration spaces that firmware lists. Those that cannot be mapped are left out, with the reason.
+pub fn map(regions: &[EcamRegion]) -> (Ecam, Vec<(EcamRegion, MapMmioError)>) {
+    let (mut mapped, mut failed) = (Vec::new(), Vec::new());
+    for region in regions {
+        match map_mmio(region.first(), region.length()) {
+            Ok(window) => mapped.push(Region {
+                segment: region.segment,
+                first_bus: region.first_bus,
+                last_bus: region.last_bus,
+                window,
+            }),
+            Err(error) => failed.push((*region, error)),
+        }
+    }
+    (Ecam { regions: mapped }, failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+
+    use super::*;
+
+    #[test]
+    fn a_function_has_its_own_4096_bytes() {
+        let memory = Box::leak(vec![0u64; (2 << 20) / 8].into_boxed_slice());
+        // SAFETY: leaked, aligned, and only reached through the window.
+        let window = unsafe { Mmio::new(NonNull::from(memory).cast(), 2 << 20) };
+        let ecam = Ecam { regions: vec![Region { segment: 3, first_bus: 0x10, last_bus: 0x11, window }] };
+        let function = PciAddress::new(3, 0x11, 2, 5);
+        ecam.write_u32(function, 0x104, 0xdead_beef);
+        assert_eq!(window.read_u32(1 << 20 | 2 << 15 | 5 << 12 | 0x104), 0xdead_beef);
+        assert_eq!(ecam.read_u8(function, 0x105), 0xbe);
+        for (wrong, offset) in [
+            (PciAddress::new(0, 0x11, 2, 5), 0x104),
+            (PciAddress::new(3, 0x12, 2, 5), 0x104),
+            (PciAddress::new(3, 0x0f, 2, 5), 0x104),
+            (function, 0x1104),
+            (function, 0x106),
+        ] {
+            assert_eq!(ecam.read_u32(wrong, offset), u32::MAX);
+        }
     }
 }
