@@ -6,10 +6,12 @@
 extern crate alloc;
 
 pub mod assignment;
+pub mod console;
 pub mod cpu;
 pub mod memory;
 pub mod platform;
 pub mod schedule;
+
 pub mod vapic;
 pub mod vcpu;
 pub mod vm;
