@@ -11,7 +11,7 @@ pub mod cpu;
 pub mod memory;
 pub mod platform;
 pub mod schedule;
-
+pub mod start;
 pub mod vapic;
 pub mod vcpu;
 pub mod vm;

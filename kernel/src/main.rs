@@ -1,2 +1,40 @@
-//! The hypervisor.
-fn main() {}
+//! The kernel's binary: the entry point and the panic handler. Everything else is the library's.
+
+#![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(target_os = "none", no_main)]
+
+/// Where the boot loader jumps to; see the crate `handoff` for what it promises.
+#[cfg(target_os = "none")]
+#[unsafe(no_mangle)]
+extern "sysv64" fn _start(handoff: *const handoff::Handoff) -> ! {
+    // SAFETY: the loader calls this once, on the boot processor, with a handoff as the crate of that name promises.
+    unsafe { postern_kernel::start::start(handoff, run) }
+}
+
+/// What is done with the machine once it is known.
+#[cfg(target_os = "none")]
+fn run(machine: postern_kernel::platform::Machine) -> ! {
+    use postern_kernel::{cpu, platform, start};
+    machine.start_other_cpus(cpu::ApicMode::XApic);
+    for line in platform::pci::tree::lines(&machine.functions) {
+        log::info!(target: "pci", "{line}");
+    }
+    start::log_memory();
+    cpu::run_on_each(|index| {
+        log::info!(target: "cpu", "cpu {index} is here");
+        cpu::stop_this_cpu()
+    })
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(information: &core::panic::PanicInfo<'_>) -> ! {
+    postern_kernel::cpu::fault::panicked(information)
+}
+
+/// The kernel does not run as an ordinary process.
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this is the hypervisor's kernel: it is built for x86_64-unknown-none, and `cargo xtask run` starts it");
+    std::process::exit(2);
+}

@@ -1,11 +1,13 @@
 //! The local APIC of this CPU (SDM volume 3 chapter 11), memory-mapped or as MSRs.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use spin::Once;
 
-use super::{clock, interrupts, msr};
-use crate::memory::Mmio;
+use super::features::Features;
+use super::{clock, interrupts, msr, vectors};
+use crate::memory::{HostPhysical, MapMmioError, Mmio, map_mmio};
 
 /// How the local APICs are driven; the same on every CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,7 @@ pub enum Mode {
 #[repr(u16)]
 enum Register {
     Id = 0x20,
+    Version = 0x30,
     TaskPriority = 0x80,
     EndOfInterrupt = 0xb0,
     LogicalDestination = 0xd0,
@@ -63,6 +66,7 @@ const TIMER_DIVIDE_BY_1: u32 = 0b1011;
 const MODE_X2APIC: u8 = 1;
 static MODE: AtomicU8 = AtomicU8::new(0);
 static WINDOW: Once<Mmio> = Once::new();
+static ERRORS: AtomicU32 = AtomicU32::new(0);
 
 /// How the local APICs are driven.
 pub fn mode() -> Mode {
@@ -135,4 +139,139 @@ pub(super) fn command(id: u32, delivery: Delivery, vector: u8) {
 /// Starts the timer's counter, or stops it with 0.
 pub(super) fn set_timer_count(count: u32) {
     write(Register::TimerInitialCount, count);
+}
+
+/// Whether the interrupt being handled is one that the local APIC delivered and waits for the EOI of.
+pub(super) fn is_in_service(vector: u8) -> bool {
+    in_service(vector >> 5) & 1 << (vector & 31) != 0
+}
+
+/// One of the eight in-service registers, which follow each other: 32 vectors.
+fn in_service(word: u8) -> u32 {
+    let offset = Register::InService as u16 + u16::from(word & 7) * 0x10;
+    match mode() {
+        Mode::XApic => WINDOW.get().map_or(0, |window| window.read_u32(u64::from(offset))),
+        // SAFETY: as in `read`.
+        Mode::X2Apic => unsafe { msr::read(msr::X2APIC + u32::from(offset) / 16) as u32 },
+    }
+}
+
+/// Counts what the local APIC calls an error (SDM volume 3 section 11.5.3).
+pub(super) fn note_error() {
+    write(Register::ErrorStatus, 0);
+    ERRORS.fetch_or(read(Register::ErrorStatus), Ordering::Relaxed);
+}
+
+/// The errors that any local APIC reported: bits of the error status register.
+pub fn errors() -> u32 {
+    ERRORS.load(Ordering::Relaxed)
+}
+
+/// Bits of IA32_APIC_BASE.
+const BASE_X2APIC: u64 = 1 << 10;
+const BASE_ENABLE: u64 = 1 << 11;
+const BASE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// The local APIC cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApicError {
+    /// Its registers cannot be mapped.
+    Window(MapMmioError),
+    /// x2APIC mode is wanted on a processor that has none.
+    NoX2Apic,
+}
+
+impl fmt::Display for ApicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window(error) => write!(f, "the local APIC cannot be reached: {error}"),
+            Self::NoX2Apic => f.write_str("x2APIC mode is asked for, but this processor has no x2APIC"),
+        }
+    }
+}
+
+impl core::error::Error for ApicError {}
+
+/// Chooses how the local APICs are driven and switches this CPU's, the boot CPU's, on. Called once, before other CPUs
+/// start. Firmware's choice of x2APIC is kept even where xAPIC is wanted: some processors cannot go back.
+pub(super) fn choose(wanted: Mode, features: &Features) -> Result<Mode, ApicError> {
+    // SAFETY: the register is on every processor with a local APIC, which `features::detect` made sure of.
+    let base = unsafe { msr::read(msr::APIC_BASE) };
+    let firmware = base & (BASE_ENABLE | BASE_X2APIC) == BASE_ENABLE | BASE_X2APIC;
+    let chosen = if firmware { Mode::X2Apic } else { wanted };
+    match chosen {
+        Mode::X2Apic if !features.x2apic => return Err(ApicError::NoX2Apic),
+        Mode::X2Apic => {}
+        Mode::XApic => {
+            let window = map_mmio(HostPhysical::new(base & BASE_ADDRESS), 4096).map_err(ApicError::Window)?;
+            WINDOW.call_once(|| window);
+        }
+    }
+    MODE.store(if chosen == Mode::X2Apic { MODE_X2APIC } else { 0 }, Ordering::Relaxed);
+    switch_on();
+    Ok(chosen)
+}
+
+/// Switches this CPU's local APIC on in the chosen mode, with every local interrupt masked.
+pub(super) fn switch_on() {
+    // SAFETY: the register is on every processor with a local APIC. Enabling goes from disabled by xAPIC to x2APIC, as
+    // the manual's state diagram asks (SDM volume 3 section 11.12.5); the base address stays.
+    unsafe {
+        let base = msr::read(msr::APIC_BASE);
+        if base & BASE_ENABLE == 0 {
+            msr::write(msr::APIC_BASE, base | BASE_ENABLE);
+        }
+        if mode() == Mode::X2Apic {
+            msr::write(msr::APIC_BASE, base | BASE_ENABLE | BASE_X2APIC);
+        }
+    }
+    write(Register::SpuriousInterrupt, SOFTWARE_ENABLE | u32::from(vectors::SPURIOUS));
+    for register in [Register::Timer, Register::LocalInterrupt0, Register::LocalInterrupt1] {
+        write(register, MASKED);
+    }
+    // The registers from 0x2f0 to 0x340 are there as the version register counts them.
+    let entries = (read(Register::Version) >> 16 & 0xff) + 1;
+    for (register, needs) in
+        [(Register::PerformanceCounter, 5), (Register::Thermal, 6), (Register::CorrectedMachineCheck, 7)]
+    {
+        if entries >= needs {
+            write(register, MASKED);
+        }
+    }
+    write(Register::Error, u32::from(vectors::APIC_ERROR));
+    write(Register::ErrorStatus, 0);
+    write(Register::TaskPriority, 0);
+    // What firmware left in service would keep later interrupts waiting.
+    for _ in 0..256 {
+        if (0..8).all(|word| in_service(word) == 0) {
+            break;
+        }
+        end_of_interrupt();
+    }
+    if mode() == Mode::XApic {
+        // Flat logical ids are used by nobody; a destination format left by firmware would still be looked at.
+        write(Register::DestinationFormat, u32::MAX);
+        write(Register::LogicalDestination, 0);
+    }
+}
+
+/// How the timer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// Down from a count, once.
+    OneShot,
+    /// Up to a value of the TSC.
+    TscDeadline,
+}
+
+/// Sets this CPU's timer up; it does not run yet.
+pub(super) fn set_timer(timer: Timer) {
+    let kind = if timer == Timer::TscDeadline { TIMER_TSC_DEADLINE } else { 0 };
+    write(Register::TimerDivide, TIMER_DIVIDE_BY_1);
+    write(Register::Timer, kind | u32::from(vectors::TIMER));
+}
+
+/// What is left of the timer's count.
+pub(super) fn timer_count() -> u32 {
+    read(Register::TimerCurrentCount)
 }

@@ -10,6 +10,21 @@ const ASSUMED_RATE: u64 = 1 << 29;
 /// Nanoseconds a tick, as a fraction of 2^32.
 static RATE: AtomicU64 = AtomicU64::new(ASSUMED_RATE);
 
+/// Makes now the moment from which time is counted.
+pub(crate) fn begin() {
+    START.store(ticks(), Ordering::Relaxed);
+}
+
+/// Says how fast the TSC is: this many ticks in that many nanoseconds. False where that makes no sense.
+pub(super) fn set_rate(ticks: u64, nanoseconds: u64) -> bool {
+    // Slower than 10 MHz, or faster than the clock assumes at first, is a broken reference.
+    let rate = rate(ticks, nanoseconds).filter(|rate| (ASSUMED_RATE..100 << 32).contains(rate));
+    if let Some(rate) = rate {
+        RATE.store(rate, Ordering::Relaxed);
+    }
+    rate.is_some()
+}
+
 /// The time-stamp counter.
 pub fn ticks() -> u64 {
     // SAFETY: RDTSC is on every x86-64 processor and CR4.TSD is clear; it only reads.
@@ -67,7 +82,7 @@ impl iommu::door::Clock for Clock {
 }
 
 fn scale(ticks: u64, rate: u64) -> u64 {
-    (u128::from(ticks) * u128::from(rate) >> 32) as u64
+    ((u128::from(ticks) * u128::from(rate)) >> 32) as u64
 }
 
 /// The rate of a counter that made `ticks` in `nanoseconds`.
@@ -83,7 +98,7 @@ mod tests {
     fn a_rate_turns_ticks_into_nanoseconds() {
         let rate = rate(3_000_000, 1_000_000).unwrap();
         assert_eq!(scale(3_000_000_000, rate), 999_999_999);
-        assert_eq!(scale(u64::MAX / 1000, rate) / 1_000_000_000, (u64::MAX / 3_000_000_000_000) as u64);
+        assert_eq!(scale(u64::MAX / 1000, rate) / 1_000_000_000, u64::MAX / 3_000_000_000_000);
         assert_eq!(super::rate(0, 5), None);
         assert_eq!(super::rate(u64::MAX, 1), None);
     }

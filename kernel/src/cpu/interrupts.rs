@@ -14,3 +14,39 @@ pub fn without<T>(act: impl FnOnce() -> T) -> T {
 pub fn are_enabled() -> bool {
     cfg!(target_os = "none") && x86_64::instructions::interrupts::are_enabled()
 }
+
+/// Switches maskable interrupts on for this CPU.
+pub fn enable() {
+    #[cfg(target_os = "none")]
+    x86_64::instructions::interrupts::enable();
+}
+
+/// Switches maskable interrupts off for this CPU.
+pub fn disable() {
+    #[cfg(target_os = "none")]
+    x86_64::instructions::interrupts::disable();
+}
+
+/// Stops this CPU until an interrupt comes.
+pub fn halt() {
+    #[cfg(target_os = "none")]
+    x86_64::instructions::hlt();
+    #[cfg(not(target_os = "none"))]
+    std_park();
+}
+
+/// Switches interrupts on and stops this CPU until one comes, with no moment between in which it could come unseen;
+/// then switches them off.
+pub fn wait() {
+    #[cfg(target_os = "none")]
+    {
+        x86_64::instructions::interrupts::enable_and_hlt();
+        x86_64::instructions::interrupts::disable();
+    }
+}
+
+/// An ordinary process does not stop a CPU.
+#[cfg(not(target_os = "none"))]
+fn std_park() {
+    core::hint::spin_loop();
+}

@@ -4,15 +4,25 @@
 //! that a configuration's `cpus` names.
 
 pub mod apic;
+mod backtrace;
 pub mod cache;
+pub(crate) mod calibration;
 pub mod clock;
+mod descriptors;
+pub mod fault;
+pub(crate) mod features;
 pub mod interrupts;
 pub mod msr;
+pub(crate) mod online;
 mod per_cpu;
+mod start_page;
+pub(crate) mod symbols;
 pub mod timer;
+mod trap;
 pub mod vectors;
 
 pub use self::apic::Mode as ApicMode;
+pub use self::online::{run_on_each, stop_this_cpu};
 pub use self::per_cpu::{MAXIMUM, PerCpu, current, get};
 
 /// How many CPUs are online.

@@ -44,3 +44,61 @@ pub unsafe fn write(register: u32, value: u64) {
             options(nostack, preserves_flags));
     }
 }
+
+#[cfg(target_os = "none")]
+core::arch::global_asm!(
+    // A read that may raise #GP: `recover` then goes on at `msr_probe_failed`.
+    ".section .text.msr_probe, \"ax\"",
+    ".globl msr_probe, msr_probe_read, msr_probe_failed",
+    "msr_probe:",
+    "mov ecx, edi",
+    "msr_probe_read:",
+    "rdmsr",
+    "mov [rsi], eax",
+    "mov [rsi + 4], edx",
+    "mov eax, 1",
+    "ret",
+    "msr_probe_failed:",
+    "xor eax, eax",
+    "ret",
+    ".text",
+);
+
+#[cfg(target_os = "none")]
+unsafe extern "C" {
+    fn msr_probe(register: u32, value: &mut u64) -> u32;
+    static msr_probe_read: u8;
+    static msr_probe_failed: u8;
+}
+
+/// Reads a register that may not exist; `None` where the processor raises #GP.
+#[cfg(target_os = "none")]
+pub fn probe(register: u32) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: the function follows the calling convention; a #GP of its read ends in `recover`. Reading a model-specific
+    // register has no side effect on the registers that the manuals name.
+    let there = unsafe { msr_probe(register, &mut value) };
+    (there != 0).then_some(value)
+}
+
+/// An ordinary process has no such registers.
+#[cfg(not(target_os = "none"))]
+pub fn probe(_: u32) -> Option<u64> {
+    None
+}
+
+/// Whether this #GP came from [`probe`]; then execution goes on behind it.
+#[cfg(target_os = "none")]
+pub(super) fn recover(frame: &mut super::trap::TrapFrame) -> bool {
+    let foreseen = frame.rip == (&raw const msr_probe_read).addr() as u64;
+    if foreseen {
+        frame.rip = (&raw const msr_probe_failed).addr() as u64;
+    }
+    foreseen
+}
+
+/// An ordinary process has no exceptions to recover from.
+#[cfg(not(target_os = "none"))]
+pub(super) fn recover(_: &mut super::trap::TrapFrame) -> bool {
+    false
+}

@@ -1,7 +1,12 @@
 //! What each CPU has for itself, reached through its GS base.
 
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use spin::Once;
+
+use super::descriptors::{self, Descriptors};
+use super::msr;
 use super::vectors::Slots;
 
 /// As many CPUs as can be online.
@@ -14,12 +19,16 @@ pub struct PerCpu {
     this: AtomicPtr<PerCpu>,
     index: u32,
     apic_id: AtomicU32,
+    /// Segments and task state.
+    descriptors: Once<Descriptors>,
     /// Handlers of this CPU's vectors.
     pub(super) slots: Slots,
     /// When this CPU's timer is to fire, in nanoseconds of the clock; `u64::MAX` for never.
     pub(super) deadline: AtomicU64,
     /// Interrupts that no handler wanted.
     pub(super) unexpected: AtomicU64,
+    /// This CPU failed and has its report to make.
+    pub(super) failing: AtomicBool,
     /// Non-maskable interrupts that nobody asked for.
     pub(super) stray_nmis: AtomicU64,
 }
@@ -37,6 +46,8 @@ impl PerCpu {
             slots: Slots::new(),
             deadline: AtomicU64::new(u64::MAX),
             unexpected: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            descriptors: Once::new(),
             stray_nmis: AtomicU64::new(0),
         }
     }
@@ -90,4 +101,48 @@ pub fn get(index: u32) -> Option<&'static PerCpu> {
 
 pub(super) fn count() -> u32 {
     COUNT.load(Ordering::Acquire)
+}
+
+impl PerCpu {
+    /// Makes this structure the one that [`current`] finds on this CPU, and loads its descriptor tables and the
+    /// interrupt gates.
+    ///
+    /// # Safety
+    ///
+    /// This CPU is the one that the structure is for and has not installed one before; it runs on the hypervisor's page
+    /// tables, in which its stacks are mapped.
+    pub(super) unsafe fn install(&'static self) {
+        let this: *const Self = self;
+        self.this.store(this.cast_mut(), Ordering::Relaxed);
+        // SAFETY: the caller's promise. The segments come first: loading GS clears its base.
+        unsafe {
+            self.descriptors.call_once(|| Descriptors::new(self.index)).load();
+            msr::write(msr::GS_BASE, this.expose_provenance() as u64);
+            descriptors::load_gates();
+        }
+    }
+
+    /// Sets the local APIC id, when it is known.
+    pub(super) fn set_apic_id(&self, id: u32) {
+        self.apic_id.store(id, Ordering::Relaxed);
+    }
+}
+
+/// The boot CPU's data.
+pub(super) fn boot() -> &'static PerCpu {
+    &BOOT
+}
+
+/// The data of the CPU that will have the next index, kept for good. `None` where there are [`MAXIMUM`] already.
+pub(super) fn prepare_next(apic_id: u32) -> Option<&'static PerCpu> {
+    let index = count();
+    let place = TABLE.get(index as usize)?;
+    let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(index, apic_id)));
+    place.store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
+    Some(cpu)
+}
+
+/// Counts the CPU that [`prepare_next`] gave as online.
+pub(super) fn publish_next() {
+    COUNT.fetch_add(1, Ordering::AcqRel);
 }

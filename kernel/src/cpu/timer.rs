@@ -43,6 +43,18 @@ pub fn deadline() -> Option<u64> {
     Some(current().deadline.load(Ordering::Relaxed)).filter(|deadline| *deadline != u64::MAX)
 }
 
+/// Says how the timers count: on every CPU by the TSC's deadline, or at this many ticks a second.
+pub(super) fn choose(ticks_a_second: Option<u64>) {
+    let rate = ticks_a_second.map_or(0, |ticks| (u128::from(ticks) << 32) / 1_000_000_000);
+    RATE.store(u64::try_from(rate).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+/// Sets this CPU's timer up; it does not run yet.
+pub(super) fn set_up_this_cpu() {
+    let by_tsc = RATE.load(Ordering::Relaxed) == 0;
+    apic::set_timer(if by_tsc { apic::Timer::TscDeadline } else { apic::Timer::OneShot });
+}
+
 /// What the counter starts from: rounded up, so that the moment has come when it fires; never 0, which would stop it.
 fn count(nanoseconds: u64, rate: u64) -> u32 {
     let ticks = (u128::from(nanoseconds) * u128::from(rate)).div_ceil(1 << 32);

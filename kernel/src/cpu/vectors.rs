@@ -48,7 +48,7 @@ impl HostVector {
 /// was given with it, is short, waits for nothing, and frees no vector.
 pub type Handler = fn(usize);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Slot {
     Free,
     Taken,
@@ -73,7 +73,7 @@ impl Slots {
             self.slot(*vector).is_some_and(|slot| {
                 interrupts::without(|| {
                     let mut slot = slot.lock();
-                    let free = *slot == Slot::Free;
+                    let free = matches!(*slot, Slot::Free);
                     if free {
                         *slot = Slot::Taken;
                     }

@@ -1,0 +1,194 @@
+//! How fast the time-stamp counter and the local APIC's timer are, by what of known speed the machine has.
+
+use core::fmt;
+
+use raw_cpuid::CpuId;
+use x86_64::instructions::port::Port;
+
+use super::features::Features;
+use super::{apic, clock, timer};
+use crate::platform::acpi::PmTimer;
+
+/// How long a measurement takes, in nanoseconds: its error is a tick or two of the reference, below 0.1 %.
+const SPAN: u64 = 1_000_000;
+/// The ACPI timer's frequency (ACPI specification section 4.8.3.3).
+const PM_TIMER_HZ: u64 = 3_579_545;
+/// The programmable interval timer's.
+const PIT_HZ: u64 = 1_193_182;
+/// As many times is a reference read before it is called broken; each read takes the bus most of a microsecond.
+const MOST_READS: u32 = 1_000_000;
+
+/// Where the speed is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reference {
+    /// CPUID leaf 15h.
+    Cpuid,
+    /// The ACPI timer.
+    PmTimer,
+    /// Channel 2 of the programmable interval timer.
+    Pit,
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpuid => "CPUID",
+            Self::PmTimer => "the ACPI timer",
+            Self::Pit => "the PIT",
+        })
+    }
+}
+
+/// Nothing of known speed counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoReference;
+
+impl fmt::Display for NoReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the machine has no clock of known speed: CPUID names none, and neither the ACPI timer nor the PIT counts",
+        )
+    }
+}
+
+impl core::error::Error for NoReference {}
+
+/// What a measurement gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Measured {
+    nanoseconds: u64,
+    tsc: u64,
+    apic: u64,
+}
+
+/// Calibrates the clock and chooses how timers count. Runs on the boot CPU, whose local APIC is on, interrupts off.
+pub(crate) fn calibrate(features: &Features, pm_timer: Option<PmTimer>) -> Result<Reference, NoReference> {
+    apic::set_timer(apic::Timer::OneShot);
+    let reference = if let Some(frequency) = by_cpuid().filter(|hertz| clock::set_rate(*hertz, 1_000_000_000)) {
+        if !features.tsc_deadline {
+            let begin = clock::ticks();
+            let measured = measure(frequency, || Some(clock::ticks().wrapping_sub(begin)));
+            timer::choose(measured.map(|measured| per_second(measured.apic, measured.nanoseconds)));
+        }
+        Some(Reference::Cpuid)
+    } else {
+        let by_pm_timer = pm_timer.and_then(|pm_timer| {
+            let mut passed = Passed { last: pm_timer.read(), mask: pm_timer.mask(), total: 0 };
+            measure(PM_TIMER_HZ, || Some(passed.count(pm_timer.read())))
+        });
+        let measured = by_pm_timer.map(|measured| (measured, Reference::PmTimer));
+        measured.or_else(|| by_pit().map(|measured| (measured, Reference::Pit))).and_then(|(measured, reference)| {
+            timer::choose(Some(per_second(measured.apic, measured.nanoseconds)));
+            clock::set_rate(measured.tsc, measured.nanoseconds).then_some(reference)
+        })
+    };
+    if features.tsc_deadline {
+        timer::choose(None);
+    }
+    apic::set_timer_count(0);
+    timer::set_up_this_cpu();
+    reference.ok_or(NoReference)
+}
+
+/// The TSC's frequency as CPUID leaf 15h has it (SDM volume 2, CPUID).
+fn by_cpuid() -> Option<u64> {
+    CpuId::new().get_tsc_info()?.tsc_frequency().filter(|hertz| *hertz > 0)
+}
+
+/// Counts the TSC and the local APIC's timer while `count`, which gives how far the reference has come, makes [`SPAN`].
+/// `None` where it does not count.
+fn measure(hertz: u64, mut count: impl FnMut() -> Option<u64>) -> Option<Measured> {
+    let span = (u128::from(SPAN) * u128::from(hertz) / 1_000_000_000) as u64;
+    apic::set_timer_count(u32::MAX);
+    // From one edge of the reference to another.
+    let first = count()?;
+    let (begin, tsc_begin, apic_begin) = edge(&mut count, |now| now != first)?;
+    let (end, tsc_end, apic_end) = edge(&mut count, |now| now.saturating_sub(begin) >= span)?;
+    Some(Measured {
+        nanoseconds: (u128::from(end - begin) * 1_000_000_000 / u128::from(hertz)) as u64,
+        tsc: tsc_end.saturating_sub(tsc_begin),
+        apic: u64::from(apic_begin.saturating_sub(apic_end)),
+    })
+}
+
+/// Waits until the reference is where it is wanted; where it is then, the TSC, and the APIC timer's count.
+fn edge(count: &mut impl FnMut() -> Option<u64>, wanted: impl Fn(u64) -> bool) -> Option<(u64, u64, u32)> {
+    for _ in 0..MOST_READS {
+        let now = count()?;
+        if wanted(now) {
+            return Some((now, clock::ticks(), apic::timer_count()));
+        }
+    }
+    None
+}
+
+/// How far a counter that wraps has come.
+struct Passed {
+    last: u32,
+    mask: u32,
+    total: u64,
+}
+
+impl Passed {
+    fn count(&mut self, now: u32) -> u64 {
+        self.total += u64::from(now.wrapping_sub(self.last) & self.mask);
+        self.last = now;
+        self.total
+    }
+}
+
+/// Measures by channel 2 of the PIT, whose output and gate are in port 0x61 and disturb nobody.
+fn by_pit() -> Option<Measured> {
+    let (mut control, mut data, mut gate) = (Port::<u8>::new(0x43), Port::<u8>::new(0x42), Port::<u8>::new(0x61));
+    // SAFETY: these ports are the PIT and the system control port of every PC; channel 2 drives the speaker only, which
+    // is switched off. Counter from 0xffff down, mode 0, low byte then high byte.
+    unsafe {
+        let before = gate.read();
+        gate.write(before & !2 | 1);
+        control.write(0b1011_0000);
+        data.write(0xff);
+        data.write(0xff);
+        let mut passed = Passed { last: 0xffff, mask: 0xffff, total: 0 };
+        let measured = measure(PIT_HZ, || {
+            // Latch, then read; it counts down.
+            control.write(0b1000_0000);
+            let now = u32::from(data.read()) | u32::from(data.read()) << 8;
+            Some(passed.count_down(now))
+        });
+        gate.write(before);
+        measured
+    }
+}
+
+impl Passed {
+    fn count_down(&mut self, now: u32) -> u64 {
+        self.total += u64::from(self.last.wrapping_sub(now) & self.mask);
+        self.last = now;
+        self.total
+    }
+}
+
+fn per_second(ticks: u64, nanoseconds: u64) -> u64 {
+    let ticks = u128::from(ticks) * 1_000_000_000;
+    ticks.checked_div(u128::from(nanoseconds)).and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(0).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_that_wrap_go_on() {
+        let mut passed = Passed { last: 0xff_fff0, mask: 0xff_ffff, total: 0 };
+        assert_eq!(passed.count(0xff_fff8), 8);
+        assert_eq!(passed.count(0x10), 32);
+        let mut passed = Passed { last: 5, mask: 0xffff, total: 0 };
+        assert_eq!(passed.count_down(0xfffe), 7);
+    }
+
+    #[test]
+    fn ticks_a_second() {
+        assert_eq!(per_second(1_000, 1_000_000), 1_000_000);
+        assert_eq!(per_second(0, 0), 1);
+    }
+}
