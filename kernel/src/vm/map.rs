@@ -177,7 +177,7 @@ impl AddressMap {
     /// # Errors
     /// [`MapError`] when the sizes break a rule.
     pub fn new(memory: u64, bars_64: u64) -> Result<Self, MapError> {
-        if memory % MEMORY_UNIT != 0 || !(MEMORY_MINIMUM..=MEMORY_MAXIMUM).contains(&memory) {
+        if !memory.is_multiple_of(MEMORY_UNIT) || !(MEMORY_MINIMUM..=MEMORY_MAXIMUM).contains(&memory) {
             return Err(MapError::Memory { bytes: memory });
         }
         let low_memory = memory.min(LOW_MEMORY_LIMIT);

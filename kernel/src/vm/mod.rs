@@ -24,6 +24,7 @@ pub mod memory;
 pub mod pci;
 mod ports;
 mod restarts;
+pub mod wall_clock;
 mod wiring;
 
 pub use self::counters::{Counters, Counts};

@@ -2,7 +2,7 @@
 //!
 //! The clock runs on the host's: it starts with the wall time that the VM was built with and keeps what a guest sets.
 
-mod calendar;
+pub(in crate::vm) mod calendar;
 
 use self::calendar::Calendar;
 
@@ -226,7 +226,7 @@ impl Cmos {
 
     fn encode(&self, register: u8, value: u8) -> u8 {
         let mode = self.memory[0x0b];
-        let digits = |value: u8| if mode & BINARY != 0 { value } else { (value / 10) << 4 | value % 10 };
+        let digits = |value: u8| if mode & BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) };
         if register == 0x04 && mode & HOURS_24 == 0 {
             let hour = (value + 11) % 12 + 1;
             return digits(hour) | if value >= 12 { AFTERNOON } else { 0 };

@@ -4,20 +4,20 @@ const DAY: i64 = 86_400;
 
 /// A moment as the clock's registers show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Calendar {
-    pub(super) year: u16,
+pub(in crate::vm) struct Calendar {
+    pub(in crate::vm) year: u16,
     /// 1 to 12.
-    pub(super) month: u8,
+    pub(in crate::vm) month: u8,
     /// 1 to 31.
-    pub(super) day: u8,
-    pub(super) hour: u8,
-    pub(super) minute: u8,
-    pub(super) second: u8,
+    pub(in crate::vm) day: u8,
+    pub(in crate::vm) hour: u8,
+    pub(in crate::vm) minute: u8,
+    pub(in crate::vm) second: u8,
 }
 
 impl Calendar {
     /// The fields of a moment; moments outside the years 0 to 9999 show the nearest of these.
-    pub(super) fn from_seconds(seconds: i64) -> Self {
+    pub(in crate::vm) fn from_seconds(seconds: i64) -> Self {
         let seconds = seconds.clamp(Self::FIRST, Self::LAST);
         let (days, rest) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
         // Years that begin in March put the leap day last; 400 of them have 146097 days.
@@ -39,7 +39,7 @@ impl Calendar {
     }
 
     /// Seconds since 1970. Fields out of their range (a guest may write any) carry over.
-    pub(super) fn to_seconds(self) -> i64 {
+    pub(in crate::vm) fn to_seconds(self) -> i64 {
         let months = i64::from(self.year) * 12 + i64::from(self.month) - 1;
         // Counted from March, as above.
         let from_march = months - 2;
@@ -54,7 +54,7 @@ impl Calendar {
     }
 
     /// 1 (Sunday) to 7.
-    pub(super) fn weekday(self) -> u8 {
+    pub(in crate::vm) fn weekday(self) -> u8 {
         ((self.to_seconds().div_euclid(DAY) + 4).rem_euclid(7) + 1) as u8
     }
 

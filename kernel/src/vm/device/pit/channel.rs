@@ -249,5 +249,5 @@ fn from_decimal(count: u16) -> u64 {
 }
 
 fn to_decimal(count: u16) -> u16 {
-    (0..4).rev().fold(0, |digits, power| digits << 4 | count / 10u16.pow(power) % 10)
+    (0..4).rev().fold(0, |digits, power| (digits << 4) | (count / 10u16.pow(power) % 10))
 }

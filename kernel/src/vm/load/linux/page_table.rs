@@ -19,9 +19,10 @@ pub(super) fn write(target: Target<'_>, at: u64) -> Result<u64, NotMemory> {
     let (pointers, directories) = (at + PAGE, at + 2 * PAGE);
     target.write(at, &(pointers | TABLE).to_le_bytes())?;
     let entries: Vec<u8> =
-        (0..DIRECTORIES).flat_map(|index| (directories + index * PAGE | TABLE).to_le_bytes()).collect();
+        (0..DIRECTORIES).flat_map(|index| ((directories + index * PAGE) | TABLE).to_le_bytes()).collect();
     target.write(pointers, &entries)?;
-    let pages: Vec<u8> = (0..DIRECTORIES * 512).flat_map(|index| (index * LARGE_PAGE | LARGE).to_le_bytes()).collect();
+    let pages: Vec<u8> =
+        (0..DIRECTORIES * 512).flat_map(|index| ((index * LARGE_PAGE) | LARGE).to_le_bytes()).collect();
     target.write(directories, &pages)?;
     Ok(at)
 }
