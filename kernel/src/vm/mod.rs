@@ -17,6 +17,7 @@ pub mod acpi;
 mod counters;
 pub mod device;
 pub mod host;
+mod kernel_host;
 pub mod load;
 mod machine;
 pub mod map;
@@ -28,5 +29,6 @@ pub mod wall_clock;
 mod wiring;
 
 pub use self::counters::{Counters, Counts};
+pub use self::kernel_host::KernelHost;
 pub use self::machine::{BuildError, Image, Parts, Vm};
 pub use self::restarts::{Next, Restarts};
