@@ -68,6 +68,8 @@ impl fmt::Display for LeftOut {
 /// Starts the CPUs with these local APIC ids, one after the other; this CPU's own id is skipped. Gives those that are
 /// left out.
 pub(crate) fn start(ids: impl Iterator<Item = u32>, mut left_out: impl FnMut(LeftOut)) {
+    // Choosing how local APICs are driven masked this CPU's timer.
+    timer::set_up_this_cpu();
     let me = apic::id();
     let page = StartPage::new();
     // The stacks of the index that comes next are mapped and its data are made.

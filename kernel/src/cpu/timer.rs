@@ -8,8 +8,7 @@ use super::{apic, clock, current, msr};
 static RATE: AtomicU64 = AtomicU64::new(0);
 
 /// Makes this CPU's timer fire at `nanoseconds` of the clock, or at once where that is past. The timer's interrupt
-/// does nothing but end HLT or the guest's turn, and it may come early where the moment is further off than the
-/// counter can count: who waits looks at the clock.
+/// does nothing but end HLT or the guest's turn; who waits looks at the clock.
 pub fn set_deadline(nanoseconds: u64) {
     current().deadline.store(nanoseconds, Ordering::Relaxed);
     match RATE.load(Ordering::Relaxed) {
@@ -25,6 +24,15 @@ pub fn set_deadline(nanoseconds: u64) {
             let left = nanoseconds.saturating_sub(clock::nanoseconds());
             apic::set_timer_count(count(left, rate));
         }
+    }
+}
+
+/// The timer's interrupt came. Where the moment is further off than the counter can count it came early, and goes on.
+pub(super) fn fired() {
+    if let Some(deadline) = deadline()
+        && deadline > clock::nanoseconds()
+    {
+        set_deadline(deadline);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{apic, current, fault, vectors};
+use super::{apic, current, fault, timer, vectors};
 
 pub(super) const NON_MASKABLE: u8 = 2;
 pub(super) const DOUBLE_FAULT: u8 = 8;
@@ -128,7 +128,11 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         NON_MASKABLE => fault::non_maskable(frame),
         0..=31 => fault::exception(frame),
         vectors::SPURIOUS => {}
-        vectors::KICK | vectors::TIMER => apic::end_of_interrupt(),
+        vectors::TIMER => {
+            timer::fired();
+            apic::end_of_interrupt();
+        }
+        vectors::KICK => apic::end_of_interrupt(),
         vectors::APIC_ERROR => {
             apic::note_error();
             apic::end_of_interrupt();

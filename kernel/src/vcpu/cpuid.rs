@@ -131,8 +131,8 @@ impl CpuidTable {
         let [signature, brand, ecx, edx] = extended_leaf(0x8000_0001);
         let legacy_multi = if count > 1 { 1 << 1 } else { 0 };
         extended[1] = [signature, brand & 0xf000_ffff, ecx & EXTENDED_ECX | legacy_multi, edx & EXTENDED_EDX];
-        for leaf in 2..=6 {
-            extended[leaf] = extended_leaf(0x8000_0000 + leaf as u32);
+        for (leaf, shown) in (0x8000_0000..=0x8000_0006).zip(&mut extended).skip(2) {
+            *shown = extended_leaf(leaf);
         }
         // Invariant time-stamp counter.
         extended[7] = [0, 0, 0, extended_leaf(0x8000_0007)[3] & 1 << 8];
