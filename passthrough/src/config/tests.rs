@@ -257,3 +257,31 @@ fn a_reset_brings_back_what_a_guest_finds_at_power_on() {
     let after: Vec<u32> = (0..1024).map(|word| read(&pair, word * 4)).collect();
     assert_eq!(fresh, after);
 }
+
+#[test]
+fn a_write_leaves_the_neighbours_alone() {
+    let mut pair = endpoint();
+    // Cache line and latency, then a byte that is nobody's, then self test.
+    write(&mut pair, 0x0c, Width::Double, 0x1122_3344);
+    assert_eq!(pair.0.take_writes(), [(0x0c, 2, 0x3344), (0x0f, 1, 0x11)]);
+    // Device status behind device control holds errors that writing them back would clear.
+    pair.0.poke(offset::EXPRESS + 10, 2, 0x000f);
+    write(&mut pair, offset::EXPRESS + 8, Width::Double, 0xffff_2810);
+    assert_eq!(pair.0.peek(offset::EXPRESS + 10, 2), 0x000f);
+}
+
+#[test]
+fn a_bar_above_4_gib_is_sized_in_both_halves() {
+    let function = FakeFunction::new("large", 256, &Trace::default());
+    function.put(0x18, 4, 0x000c, 0);
+    function.put(0x1c, 4, 0x0080, 0xffff_fffe);
+    let bars = Bars::probe(&function);
+    assert_eq!(bars.get(2).map(|bar| (bar.address, bar.size)), Some((0x80_0000_0000, 0x2_0000_0000)));
+    let mut pair = (function.clone(), VirtualConfiguration::new(&function, bars, 0));
+    for at in [0x18, 0x1c] {
+        write(&mut pair, at, Width::Double, u32::MAX);
+    }
+    assert_eq!((read(&pair, 0x18), read(&pair, 0x1c)), (0x0000_000c, 0xffff_fffe));
+    write(&mut pair, 0x1c, Width::Double, 0x13);
+    assert_eq!(pair.1.placement(2).unwrap().address, 0x12_0000_0000);
+}

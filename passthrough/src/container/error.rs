@@ -87,6 +87,8 @@ impl ContainerError {
     /// The number that VFIO's callers see.
     pub const fn errno(&self) -> Errno {
         match self {
+            // Nesting and "unmap all" pass the test for extensions and are no types.
+            Self::UnknownType(6 | 9) => Errno::EINVAL,
             Self::UnknownType(_) | Self::NoFunction(_) => Errno::ENODEV,
             Self::Overlaps { .. } => Errno::EEXIST,
             Self::TooManyMappings(_) => Errno::ENOSPC,

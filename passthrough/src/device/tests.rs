@@ -120,6 +120,7 @@ fn a_reset_keeps_what_the_guest_has_set_up() {
     device.region_write(0, TABLE + 12, Width::Double, 0);
     trigger(&mut device, 2, &[Some(Event(1))]);
     device.config_write(offset::MSI_X + 2, Width::Word, 0x8000);
+    device.region_write(0, TABLE + 5 * 16 + 12, Width::Double, 0);
     let entry = bench.windows.entry(0, TABLE, 0);
     bench.windows.bytes.lock().unwrap().clear();
     assert_eq!(device.config_write(offset::EXPRESS + 8, Width::Word, 0xa810), Changes::RESET);
@@ -130,6 +131,27 @@ fn a_reset_keeps_what_the_guest_has_set_up() {
     assert_eq!(bench.function.peek(offset::MSI_X + 2, 2), 0x8040);
     assert_eq!(bench.windows.entry(0, TABLE, 0), entry);
     assert_eq!(entry[3], 0);
+    assert_eq!(bench.windows.entry(0, TABLE, 5)[3], 1, "nobody listens to this one, whatever its mask");
+}
+
+#[test]
+fn a_function_without_a_reset_is_silenced_all_the_same() {
+    let bench = Bench::new();
+    bench.function.put(offset::EXPRESS + 4, 4, 0x8002, 0);
+    bench.function.put(offset::ADVANCED + 3, 1, 0, 0);
+    bench.function.put(offset::POWER + 4, 2, 8, 3);
+    bench.function.poke(0x04, 2, 0x0007);
+    bench.function.poke(offset::MSI + 2, 2, 0x01a7);
+    bench.function.poke(offset::MSI_X + 2, 2, 0x8040);
+    let parts = Parts { bus: None, ..bench.parts() };
+    let device = Device::<crate::fake::FakeMachine>::open(&bench.group(), ENDPOINT, parts).unwrap();
+    assert!(!device.info().can_reset);
+    assert_eq!(bench.function.resets(), 0);
+    assert_eq!(bench.function.command(), 0x0400);
+    assert_eq!(bench.function.peek(offset::MSI + 2, 2), 0x0186);
+    assert_eq!(bench.function.peek(offset::MSI_X + 2, 2), 0x0040);
+    device.close().unwrap();
+    assert_eq!(bench.function.command(), 0x0003, "as it was, without bus mastering");
 }
 
 #[test]
@@ -321,7 +343,7 @@ fn a_bus_is_reset_only_when_nobody_else_is_on_it() {
     parts.line = false;
     let mut device = Device::<crate::fake::FakeMachine>::open(&group, ENDPOINT, parts).unwrap();
     assert_eq!(device.reset_method(), None, "the sibling is in use");
-    assert_eq!(device.reset().unwrap_err().errno(), Errno::ENOTTY);
+    assert_eq!(device.reset().unwrap_err().errno(), Errno::EINVAL);
     assert_eq!(device.irq_info(0).unwrap().count, 0);
     assert_eq!(bench.sibling.resets(), 0);
     device.restart().unwrap();
@@ -347,7 +369,12 @@ fn the_ladder_takes_the_finest_step() {
         device.reset().unwrap();
         assert_eq!(bench.function.resets(), 2, "{expected}");
         assert_eq!(bench.function.command(), 0x0406, "{expected}");
+        bench.trace.lock().unwrap().clear();
+        device.config_write(0x04, Width::Word, 0x0006);
+        device.reset().unwrap();
         let trace: Vec<String> = bench.trace.lock().unwrap().clone();
-        assert!(trace.iter().any(|line| line == "endpoint reset"), "{trace:?}");
+        let at = trace.iter().position(|line| line == "endpoint reset").unwrap();
+        let before = trace[..at].iter().rfind(|line| line.starts_with("endpoint command")).unwrap();
+        assert_eq!(before, "endpoint command 0x402", "requests are stopped first, {expected}");
     }
 }

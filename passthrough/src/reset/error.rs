@@ -33,8 +33,7 @@ impl ResetError {
     /// The number that VFIO's callers see.
     pub const fn errno(&self) -> Errno {
         match self {
-            Self::NoMethod(_) => Errno::ENOTTY,
-            Self::BusShared { .. } => Errno::EINVAL,
+            Self::NoMethod(_) | Self::BusShared { .. } => Errno::EINVAL,
             Self::NoAnswer { .. } => Errno::ETIMEDOUT,
         }
     }
