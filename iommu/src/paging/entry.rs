@@ -63,6 +63,11 @@ pub(super) const fn with_count(link: u64, count: u16) -> u64 {
     link & !COUNT | (count as u64) << COUNT_SHIFT
 }
 
+/// The link with `added` more present entries; the table has room for them.
+pub(super) const fn with_more(link: u64, added: u16) -> u64 {
+    link.wrapping_add((added as u64) << COUNT_SHIFT)
+}
+
 /// The part of a table for the entries from that of `start` up to, not with, that of `end`; both lie in this table
 /// or `end` is its end.
 pub(super) fn run(words: &Words, level: u8, start: u64, end: u64) -> &[AtomicU64] {

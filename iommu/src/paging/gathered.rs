@@ -31,6 +31,12 @@ impl Gathered {
         Self { first: none, last: none, tables: 0, start: u64::MAX, end: 0, bytes: 0, links_changed: false }
     }
 
+    /// All of `[start, end)` was unmapped, by leaves alone.
+    #[inline(always)]
+    pub(super) const fn leaves(start: u64, end: u64) -> Self {
+        Self { start, end, bytes: end - start, ..Self::new() }
+    }
+
     /// The input addresses whose translation readers may have cached and must forget. Empty when nothing changed.
     /// It covers the whole of every large page that was split.
     pub fn range(&self) -> Range<u64> {

@@ -3,9 +3,10 @@
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::attributes::Attributes;
-use super::entry::{self, child, count, entry_end, index, size, with_count};
+use super::entry::{self, child, count, entry_end, index, size, with_more};
 use super::error::MapError;
 use super::format::{Format, LARGE};
+use super::place::Place;
 use super::reserve::Reserve;
 use super::shape::{INTERRUPT_WINDOW, InterruptWindow};
 use super::table::Table;
@@ -20,10 +21,12 @@ fn leaves_end(at: u64, end: u64, level: u8, largest: u8) -> Option<u64> {
     (level <= largest && at & mask == 0 && stop > at).then_some(stop)
 }
 
-/// Whether `[start, start + last]`, which does not wrap, meets the interrupt window.
+/// Whether `length` bytes from `start` on, which do not wrap, meet the interrupt window.
 #[inline(always)]
-fn meets_window(start: u64, last: u64) -> bool {
-    start <= INTERRUPT_WINDOW.1 && start + last >= INTERRUPT_WINDOW.0
+fn meets_window(start: u64, length: u64) -> bool {
+    // From the start to the window's last byte, which is far when the start is behind it.
+    let distance = INTERRUPT_WINDOW.1.wrapping_sub(start);
+    distance < length + (INTERRUPT_WINDOW.1 - INTERRUPT_WINDOW.0)
 }
 
 impl<F: Format, M: Frames> Table<F, M> {
@@ -44,29 +47,43 @@ impl<F: Format, M: Frames> Table<F, M> {
         if !self.admits(input, output, length, attributes) {
             return Err(self.refusal(input, output, length, attributes));
         }
-        let end = input + length;
+        let place = self.place(input, input + (length - 1));
+        let size = place.size();
+        if (input | output.as_u64() | length) & (size - 1) != 0 || !self.shape.page_sizes.allow(place.level) {
+            return self.map_across(place, input, input + length, output, attributes);
+        }
+        // The common case, leaves of one table.
+        let run = place.run(self.frames.words(place.table), input, length);
+        if !entry::is_empty(run) {
+            return Err(self.overlap(input, input + length));
+        }
+        entry::fill(run, self.format.leaf(place.level, output, attributes), size);
+        if self.needs_flush() {
+            self.frames.flush(run);
+        }
+        let added = run.len() as u16;
+        self.add_present(&place, added);
+        Ok(())
+    }
+
+    /// A mapping of several tables: plans it, takes the frames, fills it in.
+    fn map_across(
+        &mut self,
+        place: Place,
+        input: u64,
+        end: u64,
+        output: HostPhysical,
+        attributes: Attributes,
+    ) -> Result<(), MapError> {
         let largest = self.largest_leaf(input, output);
-        let place = self.place(input, end - 1);
-        let added = if leaves_end(input, end, place.level, largest) == Some(end) {
-            // The common case, leaves of one table: what `plan` and `fill` would do, without the ceremony.
-            let run = entry::run(self.frames.words(place.table), place.level, input, end);
-            if place.present != 0 && !entry::is_empty(run) {
-                return Err(self.overlap_error(input, end));
-            }
-            entry::fill(run, self.format.leaf(place.level, output, attributes), size(place.level));
-            if self.needs_flush() {
-                self.frames.flush(run);
-            }
-            run.len() as u16
-        } else {
-            let needed = self
-                .plan(place.table, place.present, place.level, input, end, largest)
-                .ok_or_else(|| self.overlap_error(input, end))?;
-            let reserve = Reserve::take(&self.frames, needed)?;
-            let difference = output.as_u64().wrapping_sub(input);
-            let mut filler = Filler { table: self, reserve, attributes, largest, difference };
-            filler.fill(place.table, place.level, input, end, false)
-        };
+        let needed = self
+            .plan(place.table, place.present, place.level, input, end, largest)
+            .ok_or_else(|| self.overlap(input, end))?;
+        let reserve = Reserve::take(&self.frames, needed)?;
+        let difference = output.as_u64().wrapping_sub(input);
+        let mut filler = Filler { table: self, reserve, attributes, largest, difference };
+        let added = filler.fill(place.table, place.level, input, end, false);
+        drop(filler);
         self.add_present(&place, added);
         Ok(())
     }
@@ -74,15 +91,19 @@ impl<F: Format, M: Frames> Table<F, M> {
     /// Whether nothing about the request itself stands against it.
     #[inline(always)]
     fn admits(&self, input: u64, output: HostPhysical, length: u64, attributes: Attributes) -> bool {
-        let last = length.wrapping_sub(1);
-        let (input_limit, output_limit) = self.limits();
-        (input | output.as_u64() | length) & (PAGE_SIZE - 1) == 0
-            && last < input_limit.min(output_limit)
-            && input < input_limit - last
-            && output.as_u64() < output_limit - last
+        let output = output.as_u64();
+        // An empty range wraps, or its last address is u64::MAX.
+        let (Some(input_last), Some(output_last)) =
+            (input.checked_add(length.wrapping_sub(1)), output.checked_add(length.wrapping_sub(1)))
+        else {
+            return false;
+        };
+        input_last >> self.shape.input_bits == 0
+            && output_last >> self.shape.output_bits == 0
+            && (input | output | length) & (PAGE_SIZE - 1) == 0
             && self.format.can_say(attributes.permissions)
             && (self.shape.interrupt_window == InterruptWindow::Ordinary
-                || !meets_window(input, last) && !meets_window(output.as_u64(), last))
+                || !meets_window(input, length) && !meets_window(output, length))
     }
 
     /// The first thing that stands against a request that is not admitted.
@@ -101,7 +122,7 @@ impl<F: Format, M: Frames> Table<F, M> {
         if !self.format.can_say(attributes.permissions) {
             return MapError::Permissions { permissions: attributes.permissions, format: F::NAME };
         }
-        let start = if meets_window(input, length - 1) { input } else { output.as_u64() };
+        let start = if meets_window(input, length) { input } else { output.as_u64() };
         MapError::InterruptWindow { start, length }
     }
 
@@ -173,7 +194,7 @@ impl<F: Format, M: Frames> Table<F, M> {
     }
 
     #[cold]
-    fn overlap_error(&self, start: u64, end: u64) -> MapError {
+    fn overlap(&self, start: u64, end: u64) -> MapError {
         // A leaf of a level above those that the request would use counts as well: `runs_from` starts inside it.
         match self.runs_from(start).next() {
             Some(run) => {
@@ -228,7 +249,7 @@ impl<F: Format, M: Frames> Filler<'_, F, M> {
                     frames.flush(frames.words(child(link)));
                 }
                 // The child's words come before the link that publishes them.
-                word.store(with_count(link, count(link) + below), Release);
+                word.store(with_more(link, below), Release);
                 if new && flush && !fresh {
                     frames.flush(core::slice::from_ref(word));
                 }

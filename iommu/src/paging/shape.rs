@@ -38,7 +38,7 @@ bitflags::bitflags! {
 impl PageSizes {
     /// Whether leaves may stand at `level` (level 1 holds 4 KiB pages and is always allowed).
     pub(super) const fn allow(self, level: u8) -> bool {
-        level == 1 || (level <= 3 && self.bits() & (1 << level) != 0)
+        (self.bits() | 1 << 1) >> level & 1 != 0
     }
 }
 

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::entry::child;
+use super::entry::{self, child};
 use super::error::{BuildError, RangeError};
 use super::format::{Format, LARGE};
 use super::gathered::Gathered;
@@ -22,6 +22,8 @@ pub struct Table<F: Format, M: Frames> {
     pub(super) frames: M,
     pub(super) shape: Shape,
     pub(super) root: HostPhysical,
+    /// The bits below what the root resolves.
+    pub(super) top_shift: u32,
     /// How many entries of the root are present.
     pub(super) present: u16,
     /// Where the last translation ended.
@@ -46,7 +48,8 @@ impl<F: Format, M: Frames> Table<F, M> {
         if shape.coherence == Coherence::NeedsFlush {
             frames.flush(frames.words(root));
         }
-        Ok(Self { format, frames, shape, root, present: 0, recent: Recent::new() })
+        let top_shift = entry::shift(shape.levels.count());
+        Ok(Self { format, frames, shape, root, top_shift, present: 0, recent: Recent::new() })
     }
 
     /// The root's frame, for the context entry, EPTP or nested CR3. It stays the same for the table's life.
@@ -112,12 +115,6 @@ impl<F: Format, M: Frames> Table<F, M> {
         }
     }
 
-    /// The first input and output addresses that are too large.
-    #[inline(always)]
-    pub(super) fn limits(&self) -> (u64, u64) {
-        (1 << self.shape.input_bits, 1 << self.shape.output_bits)
-    }
-
     /// Calls `each` with every table from `table` down, children before their parents.
     fn for_each_table(&self, table: HostPhysical, level: u8, each: &mut impl FnMut(HostPhysical)) {
         if level > 1 {
@@ -140,12 +137,12 @@ impl<F: Format, M: Frames> Table<F, M> {
     #[cfg(test)]
     fn assert_sound_below(&self, table: HostPhysical, level: u8, expected: u16) {
         let words = self.frames.words(table);
-        assert_eq!(super::entry::count_present(words), expected, "wrong count of a table at level {level}");
+        assert_eq!(entry::count_present(words), expected, "wrong count of a table at level {level}");
         for word in words {
             let link = word.load(Relaxed);
             if level > 1 && link != 0 && link & LARGE == 0 {
-                assert!(super::entry::count(link) > 0, "an empty table is linked at level {level}");
-                self.assert_sound_below(child(link), level - 1, super::entry::count(link));
+                assert!(entry::count(link) > 0, "an empty table is linked at level {level}");
+                self.assert_sound_below(child(link), level - 1, entry::count(link));
             }
         }
     }

@@ -11,7 +11,7 @@ use super::gathered::Gathered;
 use super::place::Place;
 use super::reserve::Reserve;
 use super::table::Table;
-use crate::address::{HostPhysical, PAGE_SIZE};
+use crate::address::HostPhysical;
 use crate::door::Frames;
 
 impl<F: Format, M: Frames> Table<F, M> {
@@ -24,8 +24,38 @@ impl<F: Format, M: Frames> Table<F, M> {
     /// (a split that finds no frame) the table is what it was.
     pub fn unmap(&mut self, input: u64, length: u64) -> Result<Gathered, ChangeError> {
         let end = self.check_range(input, length)?;
-        let mut gathered = Gathered::new();
         let place = self.place(input, end - 1);
+        match self.unmap_leaves(&place, input, length) {
+            Some(gathered) => Ok(gathered),
+            None => self.unmap_any(place, input, end),
+        }
+    }
+
+    /// The common case, leaves of one table and no hole among them; `None` where it is not this.
+    #[inline(always)]
+    fn unmap_leaves(&mut self, place: &Place, input: u64, length: u64) -> Option<Gathered> {
+        if (input | length) & (place.size() - 1) != 0 {
+            return None;
+        }
+        let run = place.run(self.frames.words(place.table), input, length);
+        let is_leaf = if place.level == 1 { F::PRESENT } else { LARGE };
+        if entry::common_bits(run) & is_leaf == 0 {
+            return None;
+        }
+        let removed = run.len() as u16;
+        let mut gathered = Gathered::leaves(input, input + length);
+        if removed < place.present || place.level == self.levels() {
+            entry::clear(run);
+            if self.needs_flush() {
+                self.frames.flush(run);
+            }
+        }
+        self.remove_present(place, removed, &mut gathered);
+        Some(gathered)
+    }
+
+    fn unmap_any(&mut self, place: Place, input: u64, end: u64) -> Result<Gathered, ChangeError> {
+        let mut gathered = Gathered::new();
         self.isolate(&place, input, end, &mut gathered)?;
         let removed = self.remove(place.table, place.level, place.present, input, end, &mut gathered);
         if removed > 0 {
@@ -146,20 +176,22 @@ impl<F: Format, M: Frames> Table<F, M> {
             } else {
                 entry::count_present(run)
             };
+            if removed == 0 {
+                return 0;
+            }
             self.remove_leaves(run, 1, present, removed, gathered)
         } else {
             return self.remove_entries(table, level, present, start, end, gathered);
         };
-        if removed > 0 {
-            gathered.touch(start, end);
-        }
+        gathered.touch(start, end);
         removed
     }
 
-    /// Empties a run of leaves, of which `removed` are present, of a table at `level` that has `present` entries.
+    /// Empties a run of leaves, of which `removed` (not 0) are present, of a table at `level` that has `present`
+    /// entries. A table that dies by it need not be cleared, but the root never dies.
     #[inline(always)]
     fn remove_leaves(&self, run: &[AtomicU64], level: u8, present: u16, removed: u16, gathered: &mut Gathered) -> u16 {
-        if removed > 0 && removed < present {
+        if removed < present || level == self.levels() {
             entry::clear(run);
             if self.needs_flush() {
                 self.frames.flush(run);
@@ -244,10 +276,11 @@ impl<F: Format, M: Frames> Table<F, M> {
 
     /// Takes a whole subtree that was just unlinked.
     fn gather(&self, table: HostPhysical, level: u8, present: u16, gathered: &mut Gathered) {
-        if level == 1 {
-            gathered.add_bytes(u64::from(present) * PAGE_SIZE);
+        let words = self.frames.words(table);
+        if level == 1 || entry::common_bits(words) & LARGE != 0 {
+            gathered.add_bytes(u64::from(present) * size(level));
         } else {
-            for word in self.frames.words(table) {
+            for word in words {
                 let entry = word.load(Relaxed);
                 if entry & LARGE != 0 {
                     gathered.add_bytes(size(level));

@@ -39,6 +39,10 @@ pub trait Format: Copy {
     /// Bits of which a present entry has at least one and any other none.
     const PRESENT: u64;
 
+    /// What of a leaf that the format made holds the address, together with zeros: all from bit 12 up where no leaf
+    /// has a bit above the address.
+    const LEAF_ADDRESS: u64 = !0xfff;
+
     /// Whether a leaf can say exactly these permissions.
     fn can_say(&self, permissions: Permissions) -> bool;
 

@@ -1,6 +1,6 @@
 //! Nested paging of AMD processors (APM volume 2 section 15.25): ordinary long-mode tables, all user pages.
 
-use super::{Format, LARGE, x86};
+use super::{ADDRESS, Format, LARGE, x86};
 use crate::address::HostPhysical;
 use crate::paging::attributes::{Attributes, Permissions};
 use crate::paging::shape::Levels;
@@ -15,6 +15,7 @@ impl Format for Npt {
     const LEAST_LEVELS: Levels = Levels::Four;
     const CANONICAL: bool = false;
     const PRESENT: u64 = x86::PRESENT;
+    const LEAF_ADDRESS: u64 = ADDRESS;
 
     fn can_say(&self, permissions: Permissions) -> bool {
         permissions.contains(Permissions::READ)

@@ -61,6 +61,7 @@ fn round_trip<F: Format>(format: F, memory_type_kept: bool, execute_kept: bool) 
                 let given = Attributes { permissions, memory_type };
                 let leaf = format.leaf(level, HOST, given);
                 assert_eq!(leaf & ADDRESS, HOST.as_u64());
+                assert_eq!(leaf & F::LEAF_ADDRESS, HOST.as_u64());
                 assert_ne!(leaf & F::PRESENT, 0);
                 assert_eq!(leaf & (0x3ff << 52), 0);
                 let kept = format.attributes(level, leaf);

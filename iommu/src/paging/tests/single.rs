@@ -157,6 +157,52 @@ fn a_page_taken_out_of_a_gibibyte_leaves_the_rest_and_is_invalidated_as_a_whole(
 }
 
 #[test]
+fn a_root_that_empties_translates_nothing_and_stays() {
+    let arena = Arena::new(64);
+    let mut table = Table::new(SecondStage::PLAIN, &arena, device_shape()).unwrap();
+    table.map(GIB, HostPhysical::new(5 * GIB), 2 * GIB, RW).unwrap();
+    let gathered = table.unmap(GIB, 2 * GIB).unwrap();
+    assert_eq!((gathered.bytes(), gathered.range(), gathered.tables()), (2 * GIB, GIB..3 * GIB, 0));
+    assert!(!gathered.links_changed(), "leaves alone went");
+    table.release(gathered);
+    assert_eq!(table.translate(GIB), None);
+    assert_eq!(table.runs().next(), None);
+    table.assert_sound();
+    table.map(GIB, HostPhysical::new(7 * GIB), 2 * GIB, RW).unwrap();
+    assert_eq!(table.translate(GIB), Some(HostPhysical::new(7 * GIB)));
+}
+
+#[test]
+fn a_split_needs_one_table_for_each_level_even_with_both_ends_inside() {
+    let arena = Arena::new(64);
+    let mut table = Table::new(SecondStage::PLAIN, &arena, device_shape()).unwrap();
+    table.map(GIB, HostPhysical::new(5 * GIB), GIB, RW).unwrap();
+    arena.allow(1);
+    table.unmap(GIB + 0x5000, 0x3000).unwrap_err();
+    arena.allow(2);
+    let gathered = table.unmap(GIB + 0x5000, 0x3000).unwrap();
+    table.release(gathered);
+    arena.allow(2);
+    // Two ends in two large pages.
+    let gathered = table.unmap(GIB + 0x3f_f000, 0x20_2000).unwrap();
+    assert_eq!(gathered.range(), GIB + 0x20_0000..GIB + 0x80_0000);
+    table.release(gathered);
+}
+
+#[test]
+fn runs_are_joined_only_where_both_sides_go_on() {
+    let arena = Arena::new(64);
+    let mut table = Table::new(SecondStage::PLAIN, &arena, device_shape()).unwrap();
+    let mut map = |input, output| table.map(input, HostPhysical::new(output), 0x1000, RW).unwrap();
+    map(0x1000, 0x9000);
+    map(0x2000, 0xa000);
+    map(0x4000, 0xb000);
+    map(0x5000, 0xd000);
+    let runs: std::vec::Vec<_> = table.runs().map(|run| (run.input, run.length)).collect();
+    assert_eq!(runs, [(0x1000, 0x2000), (0x4000, 0x1000), (0x5000, 0x1000)]);
+}
+
+#[test]
 fn one_invalidation_serves_several_unmaps() {
     let arena = Arena::new(64);
     let mut table = Table::new(SecondStage::PLAIN, &arena, device_shape()).unwrap();
