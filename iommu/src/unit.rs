@@ -31,7 +31,8 @@ use crate::queue::{Abilities, Descriptor, Queue, QueueError};
 use crate::registers::capability::{Capability, ExtendedCapability};
 use crate::registers::command::{Commander, OneShot, Switch};
 use crate::registers::status::{
-    EventAddress, EventControl, EventData, EventUpperAddress, InterruptTableAddress, RootTableAddress,
+    EventAddress, EventControl, EventData, EventUpperAddress, InterruptTableAddress, ProtectedMemoryEnable,
+    RootTableAddress,
 };
 use crate::registers::{Wait, Window, map};
 use crate::table::ContextTables;
@@ -232,7 +233,7 @@ impl<M: Machine> Unit<M> {
         if !protection.enable() && !protection.in_force() {
             return Ok(());
         }
-        self.window.write(map::PROTECTED_MEMORY_ENABLE, protection.with_enable(false));
+        self.window.write(map::PROTECTED_MEMORY_ENABLE, ProtectedMemoryEnable::default());
         Wait::COMMAND
             .until(&Time(machine), || (!self.window.read(map::PROTECTED_MEMORY_ENABLE).in_force()).then_some(()))
             .map_err(UnitError::ProtectedMemory)?;

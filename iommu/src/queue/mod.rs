@@ -137,7 +137,9 @@ impl<F: Frames> Queue<F> {
         chunk: impl Iterator<Item = Descriptor>,
         first_error: &mut Option<QueueError>,
     ) -> Result<Progress, QueueError> {
+        let mut asks_devices = false;
         for descriptor in chunk {
+            asks_devices |= descriptor.device().is_some();
             self.push(descriptor.words(self.abilities));
         }
         self.sequence = self.sequence.wrapping_add(1);
@@ -145,6 +147,10 @@ impl<F: Frames> Queue<F> {
         self.write_tail(window);
         let progress = self.await_status(window, clock, first_error);
         self.dead |= progress.is_err();
+        if asks_devices && matches!(progress, Ok(Progress::Done)) {
+            // A wrong answer completes the wait all the same.
+            take_wrong_answer(window, window.read(map::FAULT_STATUS), first_error);
+        }
         progress
     }
 
@@ -196,11 +202,7 @@ impl<F: Frames> Queue<F> {
                 .map_err(|wait| QueueError::Expired { head: window.read(map::QUEUE_HEAD), wait })?;
             let Progress::Fault(status) = progress else { return Ok(progress) };
             let record = window.read(map::QUEUE_ERROR_RECORD);
-            if status.completion_error() {
-                let source = SourceId::from_bits(record.completion_source() as u16);
-                first_error.get_or_insert(QueueError::DeviceWrong { source });
-                window.clear(map::FAULT_STATUS, FaultStatus::default().with_completion_error(true));
-            }
+            take_wrong_answer(window, status, first_error);
             if status.queue_error() {
                 let head = window.read(map::QUEUE_HEAD).slot() as usize;
                 let refused = self.get(head);
@@ -235,5 +237,14 @@ impl<F: Frames> Queue<F> {
                 (window.read(map::QUEUE_HEAD).slot() as usize == self.tail).then_some(Progress::TimedOut)
             })
             .map_err(|wait| QueueError::Expired { head: window.read(map::QUEUE_HEAD), wait })
+    }
+}
+
+/// Notes and clears a device's wrong answer (ICE).
+fn take_wrong_answer<R: Registers>(window: &Window<R>, status: FaultStatus, first_error: &mut Option<QueueError>) {
+    if status.completion_error() {
+        let source = SourceId::from_bits(window.read(map::QUEUE_ERROR_RECORD).completion_source() as u16);
+        first_error.get_or_insert(QueueError::DeviceWrong { source });
+        window.clear(map::FAULT_STATUS, FaultStatus::default().with_completion_error(true));
     }
 }
