@@ -66,6 +66,7 @@ fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path
         folder: options.config.as_ref().and_then(|file| file.parent()).map(ToOwned::to_owned),
         kernel: options.kernel.clone(),
         initrd: options.initrd.clone(),
+        may_be_absent: false,
     };
     let volume = folder.join("boot.img");
     volume::write(&volume, &boot_files::collect(tools, configuration, &own)?)?;

@@ -17,6 +17,8 @@ pub struct Own {
     pub kernel: Option<PathBuf>,
     /// The file for `guests/initrd`.
     pub initrd: Option<PathBuf>,
+    /// Whether files may be left out that are nowhere.
+    pub may_be_absent: bool,
 }
 
 /// The loader, the kernel, this configuration and the guests' files that it names.
@@ -35,6 +37,7 @@ pub fn collect(tools: &Tools, configuration: &str, own: &Own) -> Result<Files> {
         for path in parsed.files() {
             match find(tools, &path.value, own)? {
                 Some(source) => files.push((path.value.clone(), source)),
+                None if own.may_be_absent => {}
                 None => bail!(
                     "{}: the configuration names {}, which is not there{}",
                     path.position,

@@ -3,7 +3,8 @@
 //! A case is data: a machine, a configuration, expectations on lines. The run waits for lines and for the machine's
 //! end, under one deadline; it sleeps nowhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -93,7 +94,7 @@ pub enum End {
 }
 
 /// What is examined once the boot is over.
-pub type Check = fn(&Finished<'_>) -> Result<()>;
+type Check = Arc<dyn Fn(&Finished<'_>) -> Result<()> + Send + Sync>;
 
 /// One system test.
 #[derive(Clone)]
@@ -104,18 +105,20 @@ pub struct Case {
     pub hardware: Hardware,
     /// The configuration on the boot volume.
     pub configuration: String,
-    /// Lines that must come, in any order.
-    pub expected: Vec<Pattern>,
+    /// Lines that must come, in any order, and how often at least.
+    expected: Vec<(Pattern, u64)>,
     /// Lines that must not come.
-    pub forbidden: Vec<Pattern>,
+    forbidden: Vec<Pattern>,
     /// How the boot ends.
     pub end: End,
     /// How long it may take at most.
     pub limit: Duration,
     /// What the log as a whole must show.
-    pub checks: Vec<Check>,
+    checks: Vec<Check>,
     /// The seed of the NVMe disk that the machine gets, if it gets one.
-    pub disk: Option<u64>,
+    disk: Option<u64>,
+    /// Whether files that the configuration names may be absent from the volume.
+    absent_files: bool,
 }
 
 /// A boot that is over.
@@ -139,6 +142,7 @@ impl Case {
             limit: Duration::from_secs(180),
             checks: Vec::new(),
             disk: None,
+            absent_files: false,
         }
     }
 
@@ -149,8 +153,13 @@ impl Case {
     }
 
     /// The same, which must show this line.
-    pub fn expect(mut self, pattern: Pattern) -> Self {
-        self.expected.push(pattern);
+    pub fn expect(self, pattern: Pattern) -> Self {
+        self.expect_times(pattern, 1)
+    }
+
+    /// The same, which must show such lines so often.
+    pub fn expect_times(mut self, pattern: Pattern, times: u64) -> Self {
+        self.expected.push((pattern, times));
         self
     }
 
@@ -161,8 +170,14 @@ impl Case {
     }
 
     /// The same, examined by `check` when it is over.
-    pub fn check(mut self, check: Check) -> Self {
-        self.checks.push(check);
+    pub fn check(mut self, check: impl Fn(&Finished<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
+        self.checks.push(Arc::new(check));
+        self
+    }
+
+    /// The same with a volume that lacks what was not built.
+    pub fn lacking_files(mut self) -> Self {
+        self.absent_files = true;
         self
     }
 
@@ -189,9 +204,10 @@ impl Case {
             .map_err(|error| anyhow!("{error:#} (the whole log: {})", folder.join("serial.log").display()))
     }
 
-    fn boot(&self, tools: &Tools, folder: &std::path::Path, show: &mut dyn FnMut(&LogLine)) -> Result<()> {
+    fn boot(&self, tools: &Tools, folder: &Path, show: &mut dyn FnMut(&LogLine)) -> Result<()> {
         let volume = folder.join("boot.img");
-        volume::write(&volume, &boot_files::collect(tools, &self.configuration, &Own::default())?)?;
+        let own = Own { may_be_absent: self.absent_files, ..Own::default() };
+        volume::write(&volume, &boot_files::collect(tools, &self.configuration, &own)?)?;
         let mut hardware = self.hardware.clone();
         let mut disk = None;
         if let Some(seed) = self.disk {
@@ -203,7 +219,7 @@ impl Case {
         let mut machine = Machine::start(&tools.qemu, &hardware, &volume, folder, Serial::Lines)?;
         let deadline = Instant::now() + self.limit;
         let mut lines = Vec::new();
-        let mut missing: Vec<&Pattern> = self.expected.iter().collect();
+        let mut missing = self.expected.clone();
         loop {
             if self.end == End::Stays && missing.is_empty() {
                 machine.stop()?;
@@ -215,7 +231,10 @@ impl Case {
                     if let Some(pattern) = self.forbidden.iter().find(|pattern| pattern.matches(&line)) {
                         bail!("a line that must not come ({pattern}): {}", line.show(false));
                     }
-                    missing.retain(|pattern| !pattern.matches(&line));
+                    for (pattern, times) in &mut missing {
+                        *times -= u64::from(pattern.matches(&line)).min(*times);
+                    }
+                    missing.retain(|(_, times)| *times > 0);
                     lines.push(line);
                 }
                 Event::Ended(status) if !status.success() => {
@@ -236,11 +255,11 @@ impl Case {
     }
 }
 
-fn listed(missing: &[&Pattern]) -> String {
+fn listed(missing: &[(Pattern, u64)]) -> String {
     if missing.is_empty() {
         return String::new();
     }
-    let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let lines: Vec<String> = missing.iter().map(|(pattern, times)| format!("{pattern} ({times} times)")).collect();
     format!(" without these lines: {}", lines.join("; "))
 }
 

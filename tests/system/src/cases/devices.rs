@@ -1,0 +1,37 @@
+//! Devices of VMs: their interrupts, counted exactly, and their DMA, followed closely.
+
+use super::{EDU, NVME, configuration, ended, exerciser};
+use crate::case::{Case, Pattern};
+use crate::machine::Hardware;
+
+pub(super) fn all() -> Vec<Case> {
+    vec![interrupts(), stale_translation()]
+}
+
+/// MSI of one device and MSI-X of another, each delivered as often as it was sent.
+fn interrupts() -> Case {
+    let vms = [
+        exerciser("msi", "0", "test=msi count=500", &format!("debug_exit = true\ndevices = [\"{EDU}\"]")),
+        exerciser("msix", "1", "test=msix count=200", &format!("debug_exit = true\ndevices = [\"{NVME}\"]")),
+    ];
+    Case::new("interrupts-counted", configuration(&vms))
+        .on(Hardware::default().edu())
+        .with_disk(1)
+        .expect(Pattern::guest("msi", "counted=500"))
+        .expect(Pattern::guest("msix", "counted=200"))
+        .expect(ended("msi", "msi"))
+        .expect(ended("msix", "msix"))
+        .forbid(Pattern::guest("msi", "failed"))
+        .forbid(Pattern::guest("msix", "failed"))
+}
+
+/// A page that a device has used is taken from its VM: the device reaches it no more, neither the old frame.
+fn stale_translation() -> Case {
+    let vms = [exerciser("stale", "0", "test=stale", &format!("debug_exit = true\ndevices = [\"{EDU}\"]"))];
+    Case::new("stale-translation", configuration(&vms))
+        .on(Hardware::default().edu())
+        .expect(ended("stale", "stale"))
+        .expect(Pattern::hypervisor("fault vm=stale ... access=write"))
+        .expect(Pattern::hypervisor("fault vm=stale ... access=read"))
+        .forbid(Pattern::guest("stale", "failed"))
+}

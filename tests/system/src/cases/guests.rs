@@ -1,0 +1,61 @@
+//! Guests without devices: what a VM gives them.
+
+use super::{configuration, ended, exerciser};
+use crate::case::{Case, Pattern};
+
+pub(super) fn all() -> Vec<Case> {
+    vec![multiboot(), two_processors(), wild_guest(), guest_crash(), debug_exit()]
+}
+
+/// A Multiboot guest finds what the protocol promises, and a second one powers off by ACPI.
+fn multiboot() -> Case {
+    let vms = [exerciser("one", "0", "test=smoke", "debug_exit = true"), exerciser("two", "1", "test=off", "")];
+    Case::new("multiboot-guest", configuration(&vms))
+        .expect(ended("one", "smoke"))
+        .forbid(Pattern::guest("one", "failed"))
+        .forbid(Pattern::guest("two", "power=still-on"))
+}
+
+/// A guest starts its second processor and sends it interrupts; another uses its APIC in x2APIC mode.
+fn two_processors() -> Case {
+    let vms = [exerciser("pair", "0, 1", "test=processors", "debug_exit = true")];
+    Case::new("two-processors", configuration(&vms))
+        .expect(ended("pair", "processors"))
+        .forbid(Pattern::guest("pair", "failed"))
+}
+
+/// A guest does what no guest should do; it gets what the architecture says, and its neighbour notices nothing.
+fn wild_guest() -> Case {
+    let vms = [
+        exerciser("wild", "0", "test=wild", "debug_exit = true"),
+        exerciser("extended", "1", "test=x2apic", "debug_exit = true"),
+    ];
+    Case::new("wild-guest", configuration(&vms))
+        .expect(ended("wild", "wild"))
+        .expect(ended("extended", "x2apic"))
+        .forbid(Pattern::guest("wild", "failed"))
+        .forbid(Pattern::guest("extended", "failed"))
+}
+
+/// Guests crash in several ways: each VM ends with its reason, and a neighbour goes on.
+fn guest_crash() -> Case {
+    const WAYS: [&str; 4] = ["fetch", "tables", "descriptors", "instruction"];
+    let mut vms = vec![exerciser("neighbour", "0", "test=smoke", "debug_exit = true")];
+    for (index, way) in WAYS.iter().enumerate() {
+        vms.push(exerciser(way, &(index + 1).to_string(), &format!("test=crash how={way}"), "on_reset = \"stop\""));
+    }
+    let mut case = Case::new("guest-crash", configuration(&vms)).expect(ended("neighbour", "smoke"));
+    case.hardware.cpus = 5;
+    WAYS.iter().fold(case, |case, way| {
+        case.expect(Pattern::guest(way, &format!("result test=crash crashes={way}")))
+            .forbid(Pattern::guest(way, "ended failures"))
+    })
+}
+
+/// The number that a guest writes to the debug exit port is reported.
+fn debug_exit() -> Case {
+    let vms = [exerciser("exits", "0", "test=nothing", "debug_exit = true")];
+    Case::new("debug-exit", configuration(&vms))
+        .expect(Pattern::guest("exits", "ended failures=1"))
+        .expect(Pattern::hypervisor("exits ... debug exit ... 1"))
+}
