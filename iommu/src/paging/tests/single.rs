@@ -203,6 +203,22 @@ fn runs_are_joined_only_where_both_sides_go_on() {
 }
 
 #[test]
+fn a_translation_forgets_the_tables_that_were_unlinked() {
+    let arena = Arena::new(64);
+    let mut table = Table::new(SecondStage::PLAIN, &arena, device_shape()).unwrap();
+    // The last page of a table; then a part of a subtree; both after a translation that ended there.
+    for (mapped, unmapped) in [(0x1000, 0x1000), (0x20_0000 - 0x1000, 1 << 30)] {
+        table.map(0x1000, HostPhysical::new(0x7000), mapped, RW).unwrap();
+        assert_eq!(table.translate(0x1234), Some(HostPhysical::new(0x7234)));
+        let start = if mapped == unmapped { 0x1000 } else { 0 };
+        let gathered = table.unmap(start, unmapped).unwrap();
+        assert!(gathered.tables() > 0);
+        table.release(gathered);
+        assert_eq!(table.translate(0x1234), None, "a freed table was read");
+    }
+}
+
+#[test]
 fn one_invalidation_serves_several_unmaps() {
     let arena = Arena::new(64);
     let mut table = Table::new(SecondStage::PLAIN, &arena, device_shape()).unwrap();
