@@ -68,7 +68,7 @@ extern "C" fn explore() -> ! {
     output::open_screen(&handoff.framebuffer);
     let files = handed_over::files(&handoff).unwrap_or_else(|error| stop(&error));
     symbols::set_file(files.kernel);
-    log::info!("Postern {}", env!("CARGO_PKG_VERSION"));
+    log::info!(target: "kernel", "Postern {}", env!("CARGO_PKG_VERSION"));
     let map = memory_map();
     for entry in map.refused() {
         log::warn!(
@@ -170,7 +170,7 @@ pub fn log_memory() {
 
 /// Says why the hypervisor cannot go on, and stops.
 pub fn stop(error: &dyn fmt::Display) -> ! {
-    log::error!("{error}");
-    log::error!("the machine is halted: nothing was started");
+    log::error!(target: "kernel", "{error}");
+    log::error!(target: "kernel", "the machine is halted: nothing was started");
     cpu::fault::halt()
 }

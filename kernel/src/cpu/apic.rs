@@ -192,8 +192,7 @@ impl fmt::Display for ApicError {
 
 impl core::error::Error for ApicError {}
 
-/// Chooses how the local APICs are driven and switches this CPU's, the boot CPU's, on. Called once, before other CPUs
-/// start. Firmware's choice of x2APIC is kept even where xAPIC is wanted: some processors cannot go back.
+/// Chooses how the local APICs are driven and switches this CPU's, the boot CPU's, on. Called before other CPUs start. Firmware's choice of x2APIC is kept even where xAPIC is wanted: some processors cannot go back.
 pub(super) fn choose(wanted: Mode, features: &Features) -> Result<Mode, ApicError> {
     // SAFETY: the register is on every processor with a local APIC, which `features::detect` made sure of.
     let base = unsafe { msr::read(msr::APIC_BASE) };

@@ -43,7 +43,7 @@ pub(super) fn walk<R: Fn(usize) -> u64>(
 ) {
     let mut frame = rbp;
     // What lies below was pushed by frames that were reported.
-    let mut top = rsp & !7;
+    let mut top = rsp.max(stack.range.start as u64) & !7;
     let mut count = 0;
     while count < MOST {
         let link = frame.checked_add(8).and_then(|place| Some((stack.word(frame)?, stack.word(place)?)));
@@ -109,6 +109,7 @@ mod tests {
     fn loops_and_wild_pointers_end() {
         assert_eq!(run(&[0x1000, 0xc001], 0x1000, 0x1000), [(0xc001, true)], "a frame that leads to itself");
         assert_eq!(run(&[0, 0], u64::MAX - 3, u64::MAX), []);
+        assert_eq!(run(&[0, 0xc001], 0, 0xf00), [(0xc001, false)], "the stack is used up: RSP is below it");
         assert_eq!(run(&[0xc001], 0x1001, 0x1004), [(0xc001, false)]);
         assert_eq!(run(&[0xc001; 400], 0, 0x1000).len(), MOST);
     }

@@ -213,7 +213,8 @@ fn registers(frame: &TrapFrame) {
 }
 
 fn print_backtrace(rbp: u64, rsp: u64) {
-    let Some(Place::Stack(cpu, purpose)) = stacks::place(rsp as usize).or_else(|| stacks::place(rbp as usize)) else {
+    let place = stacks::place(rsp as usize).or_else(|| stacks::place(rbp as usize));
+    let Some(Place::Stack(cpu, purpose) | Place::Guard(cpu, purpose)) = place else {
         emergency(ROOM, format_args!("  rsp {rsp:#x} is on no stack: there is no backtrace"));
         return;
     };

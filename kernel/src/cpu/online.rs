@@ -184,10 +184,12 @@ pub fn run_on_each(work: fn(u32) -> !) -> ! {
     work(current().index())
 }
 
-/// The choice of how local APICs are driven, made once by the boot CPU.
+/// The choice of how local APICs are driven, made by the boot CPU before others start: first for its own use, then, when
+/// more is known, for all.
 pub(crate) fn set_up_boot_cpu(wanted: Mode, features: &Features) -> Result<Mode, apic::ApicError> {
     let chosen = apic::choose(wanted, features)?;
     per_cpu::boot().set_apic_id(apic::id());
+    timer::set_up_this_cpu();
     Ok(chosen)
 }
 

@@ -1,5 +1,6 @@
 //! The functions as a tree for the log: a line a function, behind its bridge.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use iommu::address::PciAddress;
@@ -12,19 +13,24 @@ pub struct Line<'f> {
     depth: usize,
 }
 
-/// The tree's lines, a bridge before what is behind it.
-pub fn lines(functions: &[Function]) -> impl Iterator<Item = Line<'_>> {
-    functions.iter().map(|function| Line { function, depth: depth(functions, function.parent) })
+/// The tree's lines: each bridge, then what is behind it. Takes time in the product of functions and bridges.
+pub fn lines(functions: &[Function]) -> Vec<Line<'_>> {
+    let mut lines = Vec::new();
+    // What still has to be written, the next one last.
+    let mut waiting: Vec<Line<'_>> = children(functions, None, 0);
+    while let Some(line) = waiting.pop() {
+        if line.function.bridge.is_some() {
+            waiting.append(&mut children(functions, Some(line.function.address), line.depth + 1));
+        }
+        lines.push(line);
+    }
+    lines
 }
 
-/// How many bridges lead there. Enumeration found the bridge before what is behind it, so this ends.
-fn depth(functions: &[Function], mut parent: Option<PciAddress>) -> usize {
-    let mut depth = 0;
-    while let Some(bridge) = parent.and_then(|address| functions.iter().find(|bridge| bridge.address == address)) {
-        parent = bridge.parent;
-        depth += 1;
-    }
-    depth
+/// The functions right behind `parent`, the last one first.
+fn children(functions: &[Function], parent: Option<PciAddress>, depth: usize) -> Vec<Line<'_>> {
+    let behind = functions.iter().rev().filter(|function| function.parent == parent);
+    behind.map(|function| Line { function, depth }).collect()
 }
 
 impl Line<'_> {
@@ -137,13 +143,14 @@ mod tests {
             ..function(0, 3, None)
         };
         let address = root.address;
-        let tree = [root, function(1, 0, Some(address))];
-        let text: Vec<_> = lines(&tree).map(|line| line.to_string()).collect();
+        let tree = [root, function(0, 4, None), function(1, 0, Some(address))];
+        let text: Vec<_> = lines(&tree).iter().map(|line| line.to_string()).collect();
         assert_eq!(
             text,
             [
                 "0000:00:03.0 1b36:0010 PCI bridge, root port, buses 01-02, ACS",
-                "  0000:01:00.0 1b36:0010 NVMe controller, MSI-X, FLR, SR-IOV 4 VFs, was bus master"
+                "  0000:01:00.0 1b36:0010 NVMe controller, MSI-X, FLR, SR-IOV 4 VFs, was bus master",
+                "0000:00:04.0 1b36:0010 NVMe controller, MSI-X, FLR, SR-IOV 4 VFs, was bus master"
             ]
         );
     }
