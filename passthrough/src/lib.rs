@@ -24,6 +24,8 @@ pub mod errno;
 mod fake;
 pub mod group;
 pub mod interrupt;
+#[cfg(test)]
+mod recorded;
 pub mod region;
 pub mod reset;
 pub mod topology;

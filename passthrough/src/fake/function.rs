@@ -121,6 +121,36 @@ impl FakeFunction {
         function
     }
 
+    /// A function with these bytes, whose BARs (and ROM, the seventh) have these sizes; 0 for none. Command register
+    /// and messages can be written.
+    pub(crate) fn recorded(bytes: &[u8], sizes: &[u64], trace: &Trace) -> Self {
+        let function = Self::new("recorded", bytes.len(), trace);
+        {
+            let mut state = function.state.lock().unwrap();
+            state.bytes.copy_from_slice(bytes);
+            state.initial.copy_from_slice(bytes);
+        }
+        let places = [0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, register::ROM];
+        for (place, size) in places.into_iter().zip(sizes).filter(|(_, size)| **size > 0) {
+            let mask = !(size - 1);
+            function.writable(place, 4, mask as u32 & if place == register::ROM { u32::MAX << 11 | 1 } else { !0xf });
+            if place != register::ROM && function.peek(place, 1) & 0b111 == 0b100 {
+                function.writable(place + 4, 4, (mask >> 32) as u32);
+            }
+        }
+        for found in crate::config::capability::Capabilities::new(&function) {
+            match found.id {
+                crate::config::capability::id::MSI => {
+                    function.writable(found.offset + 2, 2, 0x0071);
+                    function.writable(found.offset + 4, 4, u32::MAX);
+                }
+                crate::config::capability::id::MSI_X => function.writable(found.offset + 2, 2, 0xc000),
+                _ => {}
+            }
+        }
+        function
+    }
+
     /// A root port above one bus.
     pub(crate) fn bridge(trace: &Trace, below: &[FakeFunction]) -> Self {
         let function = Self::new("bridge", 4096, trace);

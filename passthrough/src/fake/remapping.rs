@@ -269,6 +269,9 @@ impl RemappingHardware for FakeRemapping {
         let mut state = self.state.lock().unwrap();
         state.step().map_err(|_| InterruptError::NoLine)?;
         assert!((1..=4).contains(&pin));
+        if event == Some(UNKNOWN) {
+            return Err(InterruptError::UnknownEvent(UNKNOWN));
+        }
         let id = state.next();
         state.books.lines.insert(id, (function, event, false));
         Ok(id)
@@ -281,6 +284,9 @@ impl RemappingHardware for FakeRemapping {
     fn retarget_line(&self, line: &u32, event: Option<Event>) -> Result<(), InterruptError> {
         let mut state = self.state.lock().unwrap();
         state.step().map_err(|_| InterruptError::OutOfMemory)?;
+        if event == Some(UNKNOWN) {
+            return Err(InterruptError::UnknownEvent(UNKNOWN));
+        }
         state.books.lines.get_mut(line).unwrap().1 = event;
         Ok(())
     }

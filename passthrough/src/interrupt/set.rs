@@ -24,7 +24,9 @@ impl<M: Machine> Device<M> {
                 info(flags, u32::from(self.interrupt_pin() != 0))
             }
             IrqIndex::Msi => info(IrqFlags::EVENT | IrqFlags::NORESIZE, self.configuration.msi_capacity()),
-            IrqIndex::MsiX => info(IrqFlags::EVENT, u32::from(self.msix_size())),
+            // Vectors of MSI-X come one by one.
+            IrqIndex::MsiX if self.msix_size() > 0 => info(IrqFlags::EVENT, u32::from(self.msix_size())),
+            IrqIndex::MsiX => info(IrqFlags::EVENT | IrqFlags::NORESIZE, 0),
             IrqIndex::Error if !self.is_express() => Err(unknown),
             IrqIndex::Error | IrqIndex::Request => info(IrqFlags::EVENT | IrqFlags::NORESIZE, 1),
         }
