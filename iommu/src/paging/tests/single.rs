@@ -219,6 +219,22 @@ fn a_translation_forgets_the_tables_that_were_unlinked() {
 }
 
 #[test]
+fn no_address_finds_anything_in_an_empty_table() {
+    let arena = Arena::new(4);
+    for levels in [Levels::Three, Levels::Four, Levels::Five] {
+        let table = Table::new(SecondStage::PLAIN, &arena, shape(levels)).unwrap();
+        for bits in 12..=63 {
+            let address = 1 << bits;
+            for input in [0, address - 1, address, address | (address - 1)] {
+                assert_eq!(table.translate(input), None, "{input:#x}");
+                let nearest = table.nearest(input);
+                assert_eq!((nearest.at, nearest.below, nearest.above), (None, None, None));
+            }
+        }
+    }
+}
+
+#[test]
 fn one_invalidation_serves_several_unmaps() {
     let arena = Arena::new(64);
     let mut table = Table::new(SecondStage::PLAIN, &arena, device_shape()).unwrap();
