@@ -37,6 +37,7 @@ impl PostedInterruptDescriptor {
     /// Requests `vector`. True when the reader has to be told: no notification was outstanding.
     ///
     /// PIR before ON: a reader that sees ON finds the bit.
+    #[inline]
     pub fn post(&self, vector: u8) -> bool {
         self.requests[usize::from(vector >> 6)].fetch_or(1 << (vector & 63), Ordering::AcqRel);
         self.control.fetch_or(ON, Ordering::AcqRel) & ON == 0
@@ -44,6 +45,7 @@ impl PostedInterruptDescriptor {
 
     /// Takes every request, as the processor does on a notification: ON is cleared first, then PIR is read and
     /// cleared. `None` when no notification was outstanding.
+    #[inline]
     pub fn take(&self) -> Option<[u64; 4]> {
         if self.control.load(Ordering::Acquire) & ON == 0 {
             return None;
@@ -53,11 +55,13 @@ impl PostedInterruptDescriptor {
     }
 
     /// Whether a notification is outstanding: [`take`](Self::take) would give something.
+    #[inline]
     pub fn is_outstanding(&self) -> bool {
         self.control.load(Ordering::Acquire) & ON != 0
     }
 
     /// Whether any vector is requested, announced or not.
+    #[inline]
     pub fn has_requests(&self) -> bool {
         self.requests.iter().any(|word| word.load(Ordering::Acquire) != 0)
     }

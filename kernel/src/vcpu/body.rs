@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::ops::ControlFlow;
 
 use super::cpuid::CpuidTable;
-use super::engine::{EXIT_KINDS, Exit, VcpuEngine};
+use super::engine::{EXIT_KINDS, Exit, QuickExit, VcpuEngine};
 use super::extended::ExtendedState;
 use super::fetch::CodePage;
 use super::msr::Msrs;
@@ -118,7 +118,10 @@ impl<E: VcpuEngine> Body<E> {
         // Somebody else may have used the host's timer since.
         self.armed = None;
         self.engine.set_nested_root(platform.nested_root());
-        self.engine.load();
+        if let Err(rule) = self.engine.load() {
+            platform.end(End::Crash(CrashReason::InvalidState { rule }));
+            return Stop::Ended;
+        }
         self.extended.load();
         let stop = self.enter_and_handle(endpoint, platform);
         self.extended.unload();
@@ -128,17 +131,27 @@ impl<E: VcpuEngine> Body<E> {
 
     fn enter_and_handle(&mut self, endpoint: &Endpoint, platform: &dyn Platform) -> Stop {
         loop {
-            // What is posted after this makes the guest be left at once: its kick waits for the entry.
-            interrupts_off();
+            self.engine.hold();
             if self.attention || !endpoint.enter() {
-                interrupts_on();
+                self.engine.release();
                 if let ControlFlow::Break(stop) = self.attend(endpoint, platform) {
                     return stop;
                 }
                 continue;
             }
-            let exit = self.engine.enter();
+            self.engine.enter();
             endpoint.leave();
+            // Short ways for what guests do most; whatever is unusual about it takes the long one.
+            let done = match self.engine.quick_exit() {
+                Some(QuickExit::Cpuid) => self.quick_cpuid(),
+                Some(QuickExit::Hypercall) => self.quick_hypercall(),
+                Some(QuickExit::ReadMsr) => self.quick_read_msr(),
+                None => false,
+            };
+            if done {
+                continue;
+            }
+            let exit = self.engine.exit();
             if let Some(count) = self.exits.get_mut(exit.kind()) {
                 *count = count.wrapping_add(1);
             }
@@ -148,7 +161,7 @@ impl<E: VcpuEngine> Body<E> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn handle(&mut self, exit: Exit, platform: &dyn Platform) -> Flow {
         let result = match exit {
             Exit::Cpuid => self.handle_cpuid(platform),
@@ -390,18 +403,6 @@ impl<E: VcpuEngine> Body<E> {
     pub(super) fn is_stuck(&self) -> bool {
         self.activity == Activity::Halted && self.engine.flags() & bits::FLAGS_IF == 0
     }
-}
-
-#[inline]
-fn interrupts_off() {
-    #[cfg(target_os = "none")]
-    x86_64::instructions::interrupts::disable();
-}
-
-#[inline]
-fn interrupts_on() {
-    #[cfg(target_os = "none")]
-    x86_64::instructions::interrupts::enable();
 }
 
 #[cfg(test)]

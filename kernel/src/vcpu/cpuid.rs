@@ -4,7 +4,7 @@
 use core::arch::x86_64::__cpuid_count;
 
 use super::body::{Body, Trouble};
-use super::engine::VcpuEngine;
+use super::engine::{Exit, VcpuEngine};
 use super::extended::{self, AVX, AVX512, PKRU};
 use super::fetch::Opcode;
 use super::platform::Platform;
@@ -17,6 +17,9 @@ pub(super) const SIGNATURE: [u8; 12] = *b"PosternHyper";
 const LAST_BASIC: u32 = 0x16;
 const LAST_EXTENDED: u32 = 0x8000_0008;
 const LAST_HYPERVISOR: u32 = 0x4000_0001;
+
+/// The basic leaves that have sub-leaves: 7, 0xB, 0xD.
+const SUBDIVIDED: u32 = 1 << 7 | 1 << 0xb | 1 << 0xd;
 
 /// EAX, EBX, ECX, EDX.
 type Leaf = [u32; 4];
@@ -204,8 +207,7 @@ impl CpuidTable {
     }
 
     /// What CPUID answers. Leaves that do not exist are zero, as on AMD's processors.
-    #[inline]
-    pub(super) fn look_up(&self, leaf: u32, subleaf: u32) -> Leaf {
+    fn look_up(&self, leaf: u32, subleaf: u32) -> Leaf {
         if let Some(found) = self.basic.get(leaf as usize) {
             return match leaf {
                 7 if subleaf == 0 => self.structured,
@@ -214,12 +216,20 @@ impl CpuidTable {
                 _ => *found,
             };
         }
-        let range = match leaf >> 28 {
-            8 => self.extended.as_slice(),
-            4 => self.hypervisor.as_slice(),
-            _ => return [0; 4],
-        };
-        range.get((leaf & 0x0fff_ffff) as usize).copied().unwrap_or_default()
+        self.plain(leaf).copied().unwrap_or_default()
+    }
+
+    /// A leaf that is the same for all sub-leaves, or the first sub-leaf of one that is not.
+    #[inline]
+    fn plain(&self, leaf: u32) -> Option<&Leaf> {
+        if let Some(found) = self.basic.get(leaf as usize) {
+            return Some(found);
+        }
+        match leaf >> 28 {
+            8 => self.extended.get((leaf & 0x0fff_ffff) as usize),
+            4 => self.hypervisor.get((leaf & 0x0fff_ffff) as usize),
+            _ => None,
+        }
     }
 
     fn topology_level(&self, level: u32) -> Leaf {
@@ -236,7 +246,27 @@ impl CpuidTable {
 }
 
 impl<E: VcpuEngine> Body<E> {
+    /// CPUID of a leaf without sub-leaves, where the instruction's end is plain. False: nothing was done.
     #[inline]
+    pub(super) fn quick_cpuid(&mut self) -> bool {
+        let registers = self.engine.registers();
+        let leaf = registers.get(Register::Rax) as u32;
+        if leaf < 32 && SUBDIVIDED & 1 << leaf != 0 {
+            return false;
+        }
+        let (Some(&[eax, ebx, ecx, edx]), Some(next)) = (self.cpuid.plain(leaf), self.quick_next(Opcode::CPUID)) else {
+            return false;
+        };
+        self.exits[Exit::Cpuid.kind()] = self.exits[Exit::Cpuid.kind()].wrapping_add(1);
+        let registers = self.engine.registers_mut();
+        registers.set_u32(Register::Rax, eax);
+        registers.set_u32(Register::Rbx, ebx);
+        registers.set_u32(Register::Rcx, ecx);
+        registers.set_u32(Register::Rdx, edx);
+        self.go_on_at(next);
+        true
+    }
+
     pub(super) fn handle_cpuid(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
         let next = self.next_instruction(Opcode::CPUID, platform)?;
         let registers = self.engine.registers_mut();

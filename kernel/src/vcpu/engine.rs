@@ -146,6 +146,17 @@ pub struct NestedFault {
     pub walk: bool,
 }
 
+/// The exits that guests cause most, told apart before anything else is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuickExit {
+    /// [`Exit::Cpuid`].
+    Cpuid,
+    /// [`Exit::Hypercall`].
+    Hypercall,
+    /// [`Exit::ReadMsr`].
+    ReadMsr,
+}
+
 /// One vendor's way to run a guest. The engine holds the state of one virtual CPU; a call is a few loads and stores,
 /// only `enter` runs the guest.
 pub trait VcpuEngine {
@@ -204,12 +215,24 @@ pub trait VcpuEngine {
     fn set_timestamp_offset(&mut self, offset: u64);
 
     /// This host CPU takes the guest over. Between `load` and [`unload`](Self::unload) the caller stays on this CPU.
-    fn load(&mut self);
+    ///
+    /// # Errors
+    ///
+    /// Why this host CPU cannot run guests.
+    fn load(&mut self) -> Result<(), &'static str>;
     /// This host CPU lets the guest go.
     fn unload(&mut self);
 
-    /// Runs the guest until it is left. Call with maskable interrupts off, so that nothing that was looked at before
-    /// changes unseen: what arrives from then on makes the guest be left. Returns with interrupts on, after the host
-    /// has handled those that came.
-    fn enter(&mut self) -> Exit;
+    /// Holds interrupts back on this host CPU until [`enter`](Self::enter) or [`release`](Self::release): what was
+    /// looked at in between cannot change unseen, because its kick waits and makes the guest be left at once.
+    fn hold(&mut self);
+    /// Lets interrupts come again without entering.
+    fn release(&mut self);
+    /// Runs the guest until it is left. Between [`hold`](Self::hold) and this nothing else happens. Returns with
+    /// interrupts on, after the host has handled those that came.
+    fn enter(&mut self);
+    /// Why the guest was left, if it is one of those.
+    fn quick_exit(&self) -> Option<QuickExit>;
+    /// Why the guest was left.
+    fn exit(&mut self) -> Exit;
 }

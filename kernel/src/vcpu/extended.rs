@@ -37,9 +37,18 @@ pub(super) struct ExtendedState {
     offered: u64,
     /// The guest's XCR0.
     control: u64,
+    /// What `machine` puts into the processor and takes out.
+    #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "an ordinary process has no such registers"))]
+    other: Other,
+}
+
+/// Registers that XSAVE does not know.
+#[derive(Debug)]
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "an ordinary process has no such registers"))]
+struct Other {
     breakpoints: [u64; 4],
-    has_auxiliary: bool,
-    auxiliary: u64,
+    /// TSC_AUX, where the processor has it.
+    auxiliary: Option<u64>,
 }
 
 impl ExtendedState {
@@ -56,9 +65,7 @@ impl ExtendedState {
             area,
             offered: offered_components(),
             control: X87,
-            breakpoints: [0; 4],
-            has_auxiliary: has_auxiliary(),
-            auxiliary: 0,
+            other: Other { breakpoints: [0; 4], auxiliary: has_auxiliary().then_some(0) },
         })
     }
 
@@ -183,14 +190,14 @@ mod machine {
                 asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX, options(nostack, readonly));
                 set_extended_control(state.control);
             }
-            let [first, second, third, fourth] = state.breakpoints;
+            let [first, second, third, fourth] = state.other.breakpoints;
             asm!(
                 "mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
                 in(reg) first, in(reg) second, in(reg) third, in(reg) fourth,
                 options(nostack, nomem, preserves_flags),
             );
-            if state.has_auxiliary {
-                let (low, high) = (state.auxiliary as u32, (state.auxiliary >> 32) as u32);
+            if let Some(auxiliary) = state.other.auxiliary {
+                let (low, high) = (auxiliary as u32, (auxiliary >> 32) as u32);
                 asm!("wrmsr", in("ecx") TSC_AUX, in("eax") low, in("edx") high, options(nostack, nomem));
             }
         }
@@ -212,11 +219,11 @@ mod machine {
                 out(reg) first, out(reg) second, out(reg) third, out(reg) fourth,
                 options(nostack, nomem, preserves_flags),
             );
-            state.breakpoints = [first, second, third, fourth];
-            if state.has_auxiliary {
+            state.other.breakpoints = [first, second, third, fourth];
+            if let Some(auxiliary) = &mut state.other.auxiliary {
                 let (low, high): (u32, u32);
                 asm!("rdmsr", in("ecx") TSC_AUX, out("eax") low, out("edx") high, options(nostack, nomem));
-                state.auxiliary = u64::from(high) << 32 | u64::from(low);
+                *auxiliary = u64::from(high) << 32 | u64::from(low);
             }
         }
     }

@@ -39,32 +39,40 @@ impl Opcode {
 /// on processors that do not tell an instruction's length.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CodePage {
-    /// The linear address of the page; odd: none.
+    /// The page as the instruction pointer says it.
     page: u64,
-    /// The paging root that it was found by.
+    /// The code segment's base and the paging root that it was found by.
+    base: u64,
     root: u64,
+    /// A page of guest RAM, or [`NO_CODE`].
     host: *const u8,
 }
 
-// SAFETY: the pointer is to guest RAM, which no thread owns, and is only read.
+/// A page of the alignment and size of code, without an instruction that is looked for.
+#[repr(align(4096))]
+struct Empty([u8; PAGE as usize]);
+
+static NO_CODE: Empty = Empty([0; PAGE as usize]);
+
+// SAFETY: the pointer is to guest RAM or a static, which no thread owns, and is only read.
 unsafe impl Send for CodePage {}
 
 impl CodePage {
     pub(super) const fn none() -> Self {
-        Self { page: 1, root: 0, host: core::ptr::null() }
+        Self { page: 0, base: 0, root: 0, host: NO_CODE.0.as_ptr() }
     }
 
-    /// Four bytes at `linear`, if this is the page and they are all in it. Where the guest changed its mapping of the
-    /// page without changing CR3 they are stale; a wrong look harms nobody, because whoever asks compares them with
-    /// the instruction that the processor says was there.
+    /// Four bytes at an instruction pointer, if this is the page and they are all in it. Where the guest changed its
+    /// mapping of the page without changing CR3 they are stale; a wrong look harms nobody, because whoever asks
+    /// compares them with the instruction that the processor says was there.
     #[inline]
-    fn peek(&self, linear: u64, root: u64) -> Option<u32> {
-        let offset = linear & (PAGE - 1);
-        if linear - offset != self.page || root != self.root || offset > PAGE - 4 {
+    fn peek(&self, pointer: u64, base: u64, root: u64) -> Option<u32> {
+        let offset = pointer.wrapping_sub(self.page);
+        if offset > PAGE - 4 || root != self.root || base != self.base {
             return None;
         }
-        // SAFETY: a page that is not "none" points to 4096 bytes of guest RAM, mapped while the machine exists, and
-        // the four bytes are inside. The guest may write them meanwhile; any value will do.
+        // SAFETY: `host` points to 4096 bytes, a static or guest RAM that is mapped while the machine exists, and the
+        // four bytes are inside. The guest may write them meanwhile; any value will do.
         Some(unsafe { self.host.add(offset as usize).cast::<u32>().read_unaligned() })
     }
 }
@@ -78,17 +86,23 @@ impl<E: VcpuEngine> Body<E> {
     /// The address behind the instruction that exited. `expected` is what it is unless it has prefixes.
     #[inline]
     pub(super) fn next_instruction(&mut self, expected: Opcode, platform: &dyn Platform) -> Result<u64, Trouble> {
+        match self.quick_next(expected) {
+            Some(next) => Ok(next),
+            None => self.next_by_decoding(platform),
+        }
+    }
+
+    /// The same, if it can be told at a glance.
+    #[inline]
+    pub(super) fn quick_next(&self, expected: Opcode) -> Option<u64> {
         if let Some(next) = self.engine.next_instruction() {
-            return Ok(next);
+            return Some(next);
         }
         let pointer = self.engine.instruction_pointer();
-        let linear = walk::linear_instruction_pointer(&self.engine);
-        match self.code.peek(linear, self.engine.system(SystemRegister::Cr3)) {
-            Some(bytes) if bytes & expected.mask == expected.bytes => {
-                Ok(self.wrap(pointer.wrapping_add(u64::from(expected.length))))
-            }
-            _ => self.next_by_decoding(platform),
-        }
+        let base = self.engine.segment(SegmentName::Cs).base;
+        let bytes = self.code.peek(pointer, base, self.engine.system(SystemRegister::Cr3))?;
+        // The bytes and so the sum are in one page: there is no wrapping around.
+        (bytes & expected.mask == expected.bytes).then(|| pointer.wrapping_add(u64::from(expected.length)))
     }
 
     #[cold]
@@ -99,13 +113,19 @@ impl<E: VcpuEngine> Body<E> {
     }
 
     fn remember_code_page(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
-        let page = walk::linear_instruction_pointer(&self.engine) & !(PAGE - 1);
-        let address = Paging::of(&self.engine).translate(page, Access::Fetch, platform)?;
+        let pointer = self.engine.instruction_pointer();
+        let base = self.engine.segment(SegmentName::Cs).base;
+        let linear = walk::linear_instruction_pointer(&self.engine);
+        let address = Paging::of(&self.engine).translate(linear, Access::Fetch, platform)?;
         self.code = match platform.host_page(GuestPhysical::new(address.as_u64() & !(PAGE - 1))) {
-            Some(host) => {
-                CodePage { page, root: self.engine.system(SystemRegister::Cr3), host: memory::to_pointer(host) }
-            }
-            None => CodePage::none(),
+            // A segment that begins inside a page would need two of them.
+            Some(host) if (pointer ^ linear) & (PAGE - 1) == 0 => CodePage {
+                page: pointer & !(PAGE - 1),
+                base,
+                root: self.engine.system(SystemRegister::Cr3),
+                host: memory::to_pointer(host),
+            },
+            _ => CodePage::none(),
         };
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! ones where there is no such call or it was refused. Only the guest's kernel may call.
 
 use super::body::{Body, Trouble};
-use super::engine::{EXIT_KINDS, VcpuEngine};
+use super::engine::{EXIT_KINDS, Exit, VcpuEngine};
 use super::fetch::Opcode;
 use super::platform::Platform;
 use super::state::{Exception, Register};
@@ -26,7 +26,19 @@ pub const FIRST_OF_PLATFORM: u64 = 0x100;
 pub const LONGEST_LINE: usize = 256;
 
 impl<E: VcpuEngine> Body<E> {
+    /// The call that only asks for the version, where the instruction's end is plain. False: nothing was done.
     #[inline]
+    pub(super) fn quick_hypercall(&mut self) -> bool {
+        if self.engine.registers().get(Register::Rax) != GET_VERSION || self.engine.privilege() != 0 {
+            return false;
+        }
+        let Some(next) = self.quick_next(Opcode::HYPERCALL) else { return false };
+        self.exits[Exit::Hypercall.kind()] = self.exits[Exit::Hypercall.kind()].wrapping_add(1);
+        self.engine.registers_mut().set(Register::Rax, VERSION);
+        self.go_on_at(next);
+        true
+    }
+
     pub(super) fn handle_hypercall(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
         if self.engine.privilege() != 0 {
             return Err(Exception::UNDEFINED.into());

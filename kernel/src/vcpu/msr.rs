@@ -3,7 +3,7 @@
 
 use super::body::{Body, Trouble};
 use super::control;
-use super::engine::VcpuEngine;
+use super::engine::{Exit, VcpuEngine};
 use super::fetch::Opcode;
 use super::platform::Platform;
 use super::state::{Exception, Register, SystemRegister};
@@ -131,7 +131,18 @@ fn is_page_attributes(value: u64) -> bool {
 }
 
 impl<E: VcpuEngine> Body<E> {
+    /// RDMSR of a register that exists, where the instruction's end is plain. False: nothing was done.
     #[inline]
+    pub(super) fn quick_read_msr(&mut self) -> bool {
+        let Some(next) = self.quick_next(Opcode::READ_MSR) else { return false };
+        let index = self.engine.registers().get(Register::Rcx) as u32;
+        let Some(value) = self.read_msr(index) else { return false };
+        self.exits[Exit::ReadMsr.kind()] = self.exits[Exit::ReadMsr.kind()].wrapping_add(1);
+        self.engine.registers_mut().set_pair(value);
+        self.go_on_at(next);
+        true
+    }
+
     pub(super) fn handle_read_msr(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
         let next = self.next_instruction(Opcode::READ_MSR, platform)?;
         let index = self.engine.registers().get(Register::Rcx) as u32;

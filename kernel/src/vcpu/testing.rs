@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use iommu::address::HostPhysical;
 
 use super::body::Body;
-use super::engine::{Exit, VcpuEngine};
+use super::engine::{Exit, QuickExit, VcpuEngine};
 use super::platform::{End, NotMemory, Platform};
 use super::state::{Event, Registers, Segment, SegmentName, SystemRegister, bits};
 use super::{HostTimer, Settings};
@@ -121,10 +121,24 @@ impl VcpuEngine for FakeEngine {
     fn set_timestamp_offset(&mut self, offset: u64) {
         self.offset = offset;
     }
-    fn load(&mut self) {}
+    fn load(&mut self) -> Result<(), &'static str> {
+        Ok(())
+    }
     fn unload(&mut self) {}
-    fn enter(&mut self) -> Exit {
+    fn hold(&mut self) {}
+    fn release(&mut self) {}
+    fn enter(&mut self) {
         self.delivered.extend(self.injected.take());
+    }
+    fn quick_exit(&self) -> Option<QuickExit> {
+        match self.exits.front()? {
+            Exit::Cpuid => Some(QuickExit::Cpuid),
+            Exit::Hypercall => Some(QuickExit::Hypercall),
+            Exit::ReadMsr => Some(QuickExit::ReadMsr),
+            _ => None,
+        }
+    }
+    fn exit(&mut self) -> Exit {
         self.exits.pop_front().unwrap_or(Exit::Shutdown)
     }
 }

@@ -20,18 +20,21 @@ mod port {
     pub(super) const REPEAT: u64 = 1 << 3;
 }
 
+/// The codes that are looked for on the quick way.
+pub(super) const CPUID: u64 = 0x72;
+pub(super) const VMMCALL: u64 = 0x81;
+pub(super) const MSR: u64 = 0x7c;
+/// An I/O instruction.
+pub(super) const PORT: u64 = 0x7b;
+
 /// VMEXIT_INVALID is -1; the emulator stores it as 32 bits.
 const INVALID: u32 = u32::MAX;
 
 impl Svm {
-    /// Why the guest was left. Notes where the instruction ends, if the processor says so.
-    #[inline]
-    pub(super) fn decode_exit(&mut self) -> Exit {
+    /// Why the guest was left.
+    pub(super) fn decode_exit(&self) -> Exit {
         let control = &self.vmcb().control;
         let (code, first, second) = (control.exit_code, control.exit_first, control.exit_second);
-        let next = if self.features.next_instruction { control.next_instruction } else { 0 };
-        self.next = next;
-        // An I/O instruction tells where it ends on every processor; the emulator has no other.
         match code as u32 {
             0x72 => Exit::Cpuid,
             0x81 => Exit::Hypercall,
@@ -39,7 +42,6 @@ impl Svm {
             0x7c => Exit::WriteMsr,
             0x78 => Exit::Halt,
             0x7b => {
-                self.next = second;
                 // The emulator leaves out the address-size and segment bits: string instructions are decoded instead.
                 Exit::Port(PortAccess {
                     port: (first >> 16) as u16,

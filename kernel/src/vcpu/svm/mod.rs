@@ -20,7 +20,7 @@ use self::host::{AddressSpace, Features, Flush};
 pub use self::host::{Refusal, enable};
 use self::vmcb::{Vmcb, event, first, interrupt, second};
 use super::VcpuError;
-use super::engine::{Exit, VcpuEngine};
+use super::engine::{Exit, QuickExit, VcpuEngine};
 use super::state::{Event, Exception, Register, Registers, Segment, SegmentName, SystemRegister, bits};
 use crate::cpu;
 use crate::memory::{self, Owner};
@@ -74,8 +74,6 @@ pub struct Svm {
     owner: Owner,
     /// The VMCB with the extra state of the CPU that runs this guest; 0 outside `load` and `unload`.
     host_state: u64,
-    /// The address behind the instruction that exited; 0: not told.
-    next: u64,
     address_space: AddressSpace,
     features: Features,
 }
@@ -100,7 +98,6 @@ impl Svm {
             physical,
             owner,
             host_state: 0,
-            next: 0,
             address_space: AddressSpace::NONE,
             features: Features::of_this_cpu(),
         };
@@ -175,7 +172,6 @@ impl VcpuEngine for Svm {
         self.registers = Registers::default();
         // DX has the processor's family, model and stepping.
         self.registers.set_u32(Register::Rdx, core::arch::x86_64::__cpuid_count(1, 0).eax);
-        self.next = 0;
         self.watch_interrupt_return(false);
         let vmcb = self.vmcb_mut();
         vmcb.control.interrupt = interrupt::MASKING;
@@ -333,7 +329,12 @@ impl VcpuEngine for Svm {
 
     #[inline]
     fn next_instruction(&self) -> Option<u64> {
-        (self.next != 0).then_some(self.next)
+        let control = &self.vmcb().control;
+        if self.features.next_instruction && control.next_instruction != 0 {
+            return Some(control.next_instruction);
+        }
+        // An I/O instruction tells where it ends on every processor.
+        (control.exit_code == exit::PORT).then_some(control.exit_second)
     }
 
     #[inline]
@@ -414,8 +415,12 @@ impl VcpuEngine for Svm {
         self.vmcb_mut().control.timestamp_offset = offset;
     }
 
-    fn load(&mut self) {
+    fn load(&mut self) -> Result<(), &'static str> {
         let index = cpu::index();
+        self.host_state = host::host_state(index);
+        if self.host_state == 0 {
+            return Err("SVM is not enabled on the CPU that is to run it");
+        }
         let moved = self.address_space.cpu != index;
         let (space, flush) = self.address_space.renew(index, &self.features);
         self.address_space = space;
@@ -425,7 +430,7 @@ impl VcpuEngine for Svm {
             // On a CPU where it ran long ago the same number may hold translations from then.
             self.flush(Flush::Own);
         }
-        self.host_state = host::host_state(index);
+        Ok(())
     }
 
     fn unload(&mut self) {
@@ -433,10 +438,17 @@ impl VcpuEngine for Svm {
     }
 
     #[inline]
-    fn enter(&mut self) -> Exit {
-        if self.host_state == 0 {
-            return Exit::Invalid("SVM is not enabled on the CPU that runs it");
-        }
+    fn hold(&mut self) {
+        machine::hold();
+    }
+
+    #[inline]
+    fn release(&mut self) {
+        machine::release();
+    }
+
+    #[inline]
+    fn enter(&mut self) {
         let (rax, rsp) = (self.registers.get(Register::Rax), self.registers.get(Register::Rsp));
         let save = &mut self.vmcb_mut().save;
         save.rax = rax;
@@ -448,11 +460,26 @@ impl VcpuEngine for Svm {
         let (rax, rsp, delivery) = (vmcb.save.rax, vmcb.save.stack_pointer, vmcb.control.exit_delivery);
         self.registers.set(Register::Rax, rax);
         self.registers.set(Register::Rsp, rsp);
-        self.vmcb_mut().control.tlb_control = 0;
-        self.vmcb_mut().control.injection = 0;
+        // The processor has cleared the injected event's valid bit.
         if delivery & event::VALID != 0 {
             self.deliver_again(delivery);
         }
+    }
+
+    #[inline]
+    fn quick_exit(&self) -> Option<QuickExit> {
+        let control = &self.vmcb().control;
+        match control.exit_code {
+            exit::CPUID => Some(QuickExit::Cpuid),
+            exit::VMMCALL => Some(QuickExit::Hypercall),
+            exit::MSR if control.exit_first == 0 => Some(QuickExit::ReadMsr),
+            _ => None,
+        }
+    }
+
+    fn exit(&mut self) -> Exit {
+        // What was to be flushed is; exits on the quick way flush once more, which is never wrong.
+        self.vmcb_mut().control.tlb_control = 0;
         self.decode_exit()
     }
 }
