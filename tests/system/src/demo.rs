@@ -142,8 +142,11 @@ fn interrupted(lines: &[LogLine]) -> Result<String, String> {
     if some(nvme) && some(card) { Ok(finding) } else { Err(finding) }
 }
 
+/// Whether a try is of a kind of attack.
+type IsOfKind = fn(&Try, &Owners) -> bool;
+
 /// The kinds of attack that the demo must contain: what each is about, and the tries that are of the kind.
-const REQUIRED: [(&str, fn(&Try, &Owners) -> bool); 9] = [
+const REQUIRED: [(&str, IsOfKind); 9] = [
     ("DMA reads of the other VM's RAM", |one, owners| one.kind == Kind::Read && owners.is_linux(one.number)),
     ("DMA writes to the other VM's RAM", |one, owners| one.kind == Kind::Write && owners.is_linux(one.number)),
     ("DMA reads of the hypervisor's RAM", |one, owners| one.kind == Kind::Read && owners.is_hypervisor(one.number)),
