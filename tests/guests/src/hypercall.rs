@@ -7,8 +7,8 @@ const REFUSED: u64 = u64::MAX;
 
 const GET_VERSION: u64 = 0;
 const GET_EXITS: u64 = 2;
-const WITHDRAW: u64 = 0x100;
-const RESTORE: u64 = 0x101;
+const MAP_FOR_DEVICES: u64 = 0x100;
+const UNMAP_FOR_DEVICES: u64 = 0x101;
 
 /// The hypervisor refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,20 +59,21 @@ pub fn exits(kind: u64) -> Result<u64, Refused> {
     call(GET_EXITS, [kind, 0, 0])
 }
 
-/// Gives whole pages of RAM back to the hypervisor: neither processors nor devices of the VM reach them any more.
+/// Lets the VM's devices reach `length` bytes of its RAM from `address` on at `window`, too.
 ///
 /// # Errors
 ///
-/// [`Refused`] for what is not whole pages of the VM's RAM.
-pub fn withdraw(address: u64, length: u64) -> Result<u64, Refused> {
-    call(WITHDRAW, [address, length, 0])
+/// [`Refused`] for what is not whole pages of the VM's RAM, where devices reach something already, for more than the
+/// hypervisor allows, and without devices.
+pub fn map_for_devices(window: u64, address: u64, length: u64) -> Result<(), Refused> {
+    call(MAP_FOR_DEVICES, [window, address, length]).map(drop)
 }
 
-/// Asks for pages that were given back; they come zeroed.
+/// Takes such a window away. When the call returns, no device reaches anything through it.
 ///
 /// # Errors
 ///
-/// [`Refused`] for what was not given back, or without memory.
-pub fn restore(address: u64, length: u64) -> Result<u64, Refused> {
-    call(RESTORE, [address, length, 0])
+/// [`Refused`] for what is not exactly one window.
+pub fn unmap_for_devices(window: u64, length: u64) -> Result<(), Refused> {
+    call(UNMAP_FOR_DEVICES, [window, length, 0]).map(drop)
 }

@@ -25,7 +25,7 @@ fn interrupts() -> Case {
         .forbid(Pattern::guest("msix", "failed"))
 }
 
-/// A page that a device has used is taken from its VM: the device reaches it no more, neither the old frame.
+/// A translation that a device has used is taken away: it reaches nothing through it any more.
 fn stale_translation() -> Case {
     let vms = [exerciser("stale", "0", "test=stale", &format!("debug_exit = true\ndevices = [\"{EDU}\"]"))];
     Case::new("stale-translation", configuration(&vms))

@@ -134,43 +134,56 @@ fn identified(clock: Clock, nvme: &mut Nvme) -> bool {
     nvme.identify() && clock.await_for(1000, || interrupts::count(VECTOR) != before)
 }
 
-/// `test=stale`: a translation that was used is gone when the page is.
+/// `test=stale`: a translation that devices have used is gone when it is taken away.
 pub(crate) fn stale(check: &mut Check<'_>) {
+    /// Where devices are to reach pages of the guest a second time: far from all RAM, and within 39 bits.
+    const WINDOW: u64 = 0x30_0000_0000;
+    const SIZE: u64 = PAGE as u64;
     let Some((_, edu)) = edu(check) else { return };
-    let mut source = Page::take();
-    let page = Page::take();
-    let pattern = |offset: usize| offset as u8 ^ 0x3C;
-    source.fill(pattern);
-    // The device's buffer holds the pattern, and every way to the page has been used.
-    edu.transfer(Direction::Read, source.address(), PAGE as u64);
-    edu.transfer(Direction::Write, page.address(), PAGE as u64);
-    edu.transfer(Direction::Read, page.address(), PAGE as u64);
-    check.that("mapped", page.is(PAGE, pattern));
+    let (mut buffer, first, second) = (Page::take(), Page::take(), Page::take());
+    // What the device's buffer holds is moved there, and moved from there, through the guest's own page.
+    let load = |buffer: &mut Page, value: u8| {
+        buffer.fill(|offset| offset as u8 ^ value);
+        edu.transfer(Direction::Read, buffer.address(), SIZE);
+    };
+    let holds = |page: &Page, value: u8| page.is(PAGE, |offset| offset as u8 ^ value);
 
-    if hypercall::withdraw(page.address(), PAGE as u64).is_err() {
-        check.that("withdrawn", false);
-        return;
+    check.that("mapped", hypercall::map_for_devices(WINDOW, first.address(), SIZE).is_ok());
+    load(&mut buffer, 0x11);
+    edu.transfer(Direction::Write, WINDOW, SIZE);
+    edu.transfer(Direction::Read, WINDOW, SIZE);
+    check.that("reached", holds(&first, 0x11));
+    check.that("not-twice", hypercall::map_for_devices(WINDOW, second.address(), SIZE).is_err());
+
+    // The way was used in both directions; now it is gone.
+    check.that("unmapped", hypercall::unmap_for_devices(WINDOW, SIZE).is_ok());
+    load(&mut buffer, 0x22);
+    edu.transfer(Direction::Write, WINDOW, SIZE);
+    check.that("write-blocked", holds(&first, 0x11));
+    edu.transfer(Direction::Read, WINDOW, SIZE);
+    edu.transfer(Direction::Write, buffer.address(), SIZE);
+    check.that("read-blocked", !holds(&buffer, 0x11));
+    check.that("not-unmapped-twice", hypercall::unmap_for_devices(WINDOW, SIZE).is_err());
+
+    // The same place leads elsewhere, and nowhere else.
+    check.that("mapped-elsewhere", hypercall::map_for_devices(WINDOW, second.address(), SIZE).is_ok());
+    load(&mut buffer, 0x33);
+    edu.transfer(Direction::Write, WINDOW, SIZE);
+    check.that("reached-elsewhere", holds(&second, 0x33) && holds(&first, 0x11));
+    check.that("unmapped-elsewhere", hypercall::unmap_for_devices(WINDOW, SIZE).is_ok());
+
+    // What is not the guest's to give is not given.
+    for (what, window, address, length) in [
+        ("own-memory", first.address(), second.address(), SIZE),
+        ("message-addresses", 0xFEE0_0000, first.address(), SIZE),
+        ("no-memory", WINDOW, 0x38_0000_0000, SIZE),
+        ("read-only", WINDOW, 0xF_0000, SIZE),
+        ("part-of-a-page", WINDOW, first.address(), 512),
+        ("nothing", WINDOW, first.address(), 0),
+        ("everything", 0, 0, u64::MAX),
+    ] {
+        check.that(what, hypercall::map_for_devices(window, address, length).is_err());
     }
-    check.that("withdrawn", Registers::at(page.address()).read32(0) == u32::MAX);
-    // The neighbours of the page on the same large page are still there.
-    source.fill(|_| 0);
-    edu.transfer(Direction::Write, source.address(), PAGE as u64);
-    check.that("neighbour", source.is(PAGE, pattern));
-    // A write that goes to the old frame, and a read that comes from there.
-    source.fill(|_| 0x77);
-    edu.transfer(Direction::Read, source.address(), PAGE as u64);
-    edu.transfer(Direction::Write, page.address(), PAGE as u64);
-    edu.transfer(Direction::Read, page.address(), PAGE as u64);
-    source.fill(|_| 0);
-    edu.transfer(Direction::Write, source.address(), PAGE as u64);
-    check.that("read-blocked", !source.is(PAGE, pattern));
-
-    check.that("restored", hypercall::restore(page.address(), PAGE as u64).is_ok());
-    check.that("clean", page.is(PAGE, |_| 0));
-    source.fill(pattern);
-    edu.transfer(Direction::Read, source.address(), PAGE as u64);
-    edu.transfer(Direction::Write, page.address(), PAGE as u64);
-    check.that("mapped-again", page.is(PAGE, pattern));
 }
 
 /// `test=reset`: nothing of the last life is left, the device works, and the VM ends in the middle of a transfer.

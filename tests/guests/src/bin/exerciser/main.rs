@@ -9,7 +9,7 @@
 //! | `msix` | `count=N` | the same of an NVMe controller's first MSI-X entry, masked and unmasked |
 //! | `processors` | `count=N` | another processor is started, answers interrupts and an NMI, and is started again |
 //! | `x2apic` | | the local APIC in x2APIC mode |
-//! | `stale` | | DMA to a page that the guest has, gives away, and gets again |
+//! | `stale` | | DMA through a translation that is made, used, taken away and made anew |
 //! | `reset` | `way=cf9\|keyboard\|acpi\|triple-fault` | clean memory, DMA, then a reset with DMA under way |
 //! | `crash` | `how=fetch\|tables\|descriptors\|instruction\|halt` | what the hypervisor must end the VM for |
 //! | `wild` | | what no guest should do, and what each has to come to |

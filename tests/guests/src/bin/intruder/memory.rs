@@ -15,7 +15,7 @@ const NEIGHBOUR: &[u64] =
     &[0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000, 0x5000_0000, 0x6000_0000, 0x7000_0000, 0x1_0000_0000];
 /// Where the hypervisor is searched: firmware loads it near the end of memory below 4 GiB, and the machines of the
 /// tests have 2 GiB; `hypervisor=` names better ones.
-const HYPERVISOR: &[u64] = &[0x7DC0_0000, 0x7DE0_0000, 0x7DE8_0000, 0x7DF0_0000, 0x7E00_0000];
+const HYPERVISOR: &[u64] = &[0x7DC0_0000, 0x7DD0_0000, 0x7DE0_0000, 0x7DE6_0000, 0x7E00_0000];
 /// Registers and firmware of every such machine.
 const MACHINE: &[(&str, u64)] = &[
     ("unit-registers", 0xFED9_0000),
