@@ -24,7 +24,7 @@ pub struct FaultReport {
     pub domain: Option<DomainId>,
     /// What it tried, and why that was refused.
     pub fault: Fault,
-    /// How often the device has faulted.
+    /// How often the device has faulted under this owner.
     pub total: u64,
     /// Faults of the device that were only counted since its last report.
     pub unreported: u64,
@@ -84,7 +84,7 @@ impl<M: Machine> Driver<M> {
         drained
     }
 
-    /// How often `device` has faulted since it was last released.
+    /// How often `device` has faulted under its owner.
     pub fn faults_of(&self, device: PciAddress) -> u64 {
         self.machine.without_interrupts(|| self.ledger.lock().total(device))
     }
@@ -102,9 +102,10 @@ impl<M: Machine> Driver<M> {
     fn judge(&self, unit: &Unit<M>, fault: Fault) -> Option<FaultReport> {
         let device = PciAddress { segment: unit.segment(), source: fault.source };
         let now = self.machine.nanoseconds();
+        let domain = self.domain_of(device);
         let (action, total) = self.machine.without_interrupts(|| {
             let mut ledger = self.ledger.lock();
-            (ledger.count(device, now), ledger.total(device))
+            (ledger.count(device, domain.map(DomainId::as_u16), now), ledger.total(device))
         });
         let (unreported, silenced) = match action {
             Action::Count => return None,
@@ -114,7 +115,6 @@ impl<M: Machine> Driver<M> {
         if silenced && let Err(error) = self.set_silent(unit, device, true) {
             warn!("{device} is not silent: {error}");
         }
-        let domain = self.domain_of(device);
         Some(FaultReport { unit: unit.base(), device, domain, fault, total, unreported, silenced })
     }
 

@@ -1,4 +1,4 @@
-//! Counting faults per device, and deciding what becomes of each: a line, a number, or silence.
+//! Counting faults per device and owner, and deciding what becomes of each: a line, a number, or silence.
 //!
 //! A device can fault millions of times a second. The ledger has room for a fixed number of devices, takes no memory
 //! while it counts, and lets through a bounded number of reports a second, so that nobody can flood the log or fill
@@ -49,6 +49,8 @@ pub enum Action {
 #[derive(Clone, Copy, Debug)]
 struct Line {
     device: Option<PciAddress>,
+    /// The domain that the device was in: who answers for what is counted here.
+    owner: Option<u16>,
     total: u64,
     unreported: u64,
     since: u64,
@@ -67,7 +69,16 @@ pub struct Ledger {
 
 impl Line {
     const fn new(device: Option<PciAddress>, now: u64) -> Self {
-        Self { device, total: 0, unreported: 0, since: now, in_window: 0, reported_in_window: 0, silenced: false }
+        Self {
+            device,
+            owner: None,
+            total: 0,
+            unreported: 0,
+            since: now,
+            in_window: 0,
+            reported_in_window: 0,
+            silenced: false,
+        }
     }
 
     fn count(&mut self, limits: Limits, now: u64) -> Action {
@@ -98,22 +109,26 @@ impl Ledger {
         Self { limits, lines: Vec::with_capacity(DEVICES), others: Line::new(None, 0) }
     }
 
-    /// Counts a fault of `device` at the time `now`, in nanoseconds.
-    pub fn count(&mut self, device: PciAddress, now: u64) -> Action {
+    /// Counts a fault of `device`, which `owner` (a domain's id) answers for, at the time `now`, in nanoseconds. A
+    /// device with a new owner starts at 0, unless it is silenced.
+    pub fn count(&mut self, device: PciAddress, owner: Option<u16>, now: u64) -> Action {
         let limits = self.limits;
         if let Some(line) = self.lines.iter_mut().find(|line| line.device == Some(device)) {
+            if line.owner != owner && !line.silenced {
+                *line = Line { owner, ..Line::new(Some(device), now) };
+            }
             return line.count(limits, now);
         }
         if self.lines.len() == DEVICES {
             return self.others.count(limits, now);
         }
-        let mut line = Line::new(Some(device), now);
+        let mut line = Line { owner, ..Line::new(Some(device), now) };
         let action = line.count(limits, now);
         self.lines.push(line);
         action
     }
 
-    /// How often `device` faulted.
+    /// How often `device` faulted under its owner.
     pub fn total(&self, device: PciAddress) -> u64 {
         self.line(device).map_or(0, |line| line.total)
     }
@@ -148,33 +163,51 @@ mod tests {
     #[test]
     fn reports_are_limited_and_what_was_left_out_is_told() {
         let mut ledger = Ledger::new(LIMITS);
-        assert_eq!(ledger.count(DEVICE, 0), Action::Report { unreported: 0 });
-        assert_eq!(ledger.count(DEVICE, 1), Action::Report { unreported: 0 });
-        assert_eq!(ledger.count(DEVICE, 2), Action::Count);
-        assert_eq!(ledger.count(DEVICE, 3), Action::Count);
-        assert_eq!(ledger.count(PciAddress::new(0, 2, 0, 0), 3), Action::Report { unreported: 0 }, "another device");
-        assert_eq!(ledger.count(DEVICE, WINDOW), Action::Report { unreported: 2 });
+        assert_eq!(ledger.count(DEVICE, None, 0), Action::Report { unreported: 0 });
+        assert_eq!(ledger.count(DEVICE, None, 1), Action::Report { unreported: 0 });
+        assert_eq!(ledger.count(DEVICE, None, 2), Action::Count);
+        assert_eq!(ledger.count(DEVICE, None, 3), Action::Count);
+        assert_eq!(
+            ledger.count(PciAddress::new(0, 2, 0, 0), None, 3),
+            Action::Report { unreported: 0 },
+            "another device"
+        );
+        assert_eq!(ledger.count(DEVICE, None, WINDOW), Action::Report { unreported: 2 });
         assert_eq!(ledger.total(DEVICE), 5);
     }
 
     #[test]
     fn a_storm_silences_its_device_once() {
         let mut ledger = Ledger::new(LIMITS);
-        let actions: Vec<_> = (0..7).map(|time| ledger.count(DEVICE, time)).collect();
+        let actions: Vec<_> = (0..7).map(|time| ledger.count(DEVICE, None, time)).collect();
         assert_eq!(actions[4], Action::Silence { unreported: 2 });
         assert_eq!(actions[5..], [Action::Count, Action::Count]);
         assert!(ledger.is_silenced(DEVICE));
-        assert_eq!(ledger.count(DEVICE, 9 * WINDOW), Action::Count, "until somebody decides otherwise");
+        assert_eq!(ledger.count(DEVICE, None, 9 * WINDOW), Action::Count, "until somebody decides otherwise");
         ledger.forget(DEVICE);
         assert!(!ledger.is_silenced(DEVICE));
         assert_eq!(ledger.total(DEVICE), 0);
     }
 
     #[test]
+    fn a_new_owner_does_not_answer_for_the_old_one() {
+        let mut ledger = Ledger::new(LIMITS);
+        for time in 0..4 {
+            ledger.count(DEVICE, Some(1), time);
+        }
+        assert_eq!(ledger.count(DEVICE, Some(2), 4), Action::Report { unreported: 0 });
+        assert_eq!(ledger.total(DEVICE), 1);
+        for time in 5..9 {
+            ledger.count(DEVICE, Some(2), time);
+        }
+        assert_eq!(ledger.count(DEVICE, None, 10), Action::Count, "silence outlives the owner");
+    }
+
+    #[test]
     fn slow_faults_never_silence() {
         let mut ledger = Ledger::new(LIMITS);
         for time in 0..100 {
-            assert_ne!(ledger.count(DEVICE, time * WINDOW / 2), Action::Silence { unreported: 0 });
+            assert_ne!(ledger.count(DEVICE, None, time * WINDOW / 2), Action::Silence { unreported: 0 });
         }
         assert!(!ledger.is_silenced(DEVICE));
     }
@@ -184,11 +217,11 @@ mod tests {
         let mut ledger = Ledger::new(LIMITS);
         for bus in 0..=255 {
             for device in 0..32 {
-                ledger.count(PciAddress::new(0, bus, device, 0), 0);
+                ledger.count(PciAddress::new(0, bus, device, 0), None, 0);
             }
         }
         assert_eq!(ledger.devices().count(), DEVICES);
         assert_eq!(ledger.lines.capacity(), DEVICES);
-        assert_eq!(ledger.count(PciAddress::new(0, 255, 31, 7), 0), Action::Count);
+        assert_eq!(ledger.count(PciAddress::new(0, 255, 31, 7), None, 0), Action::Count);
     }
 }
