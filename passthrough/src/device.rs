@@ -13,7 +13,9 @@ mod tests;
 mod window;
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::AtomicBool;
 
 pub use error::DeviceError;
 pub use info::{BarPart, DeviceInfo, RegionFlags, RegionInfo};
@@ -53,6 +55,11 @@ pub struct Device<M: Machine> {
     bus: Option<BusReset<M::Configuration>>,
     /// What the function had when it was opened, bus mastering off.
     saved: SavedState,
+    /// The same registers as they are before a reset or a change of power. Taken at open, so that neither takes memory.
+    current: SavedState,
+    /// The same of the other functions on the bus.
+    others: Vec<SavedState>,
+    overdue: AtomicBool,
     /// The host's command register at open.
     host_command: u16,
     method: Option<Method>,
@@ -102,6 +109,7 @@ impl<M: Machine> Device<M> {
         let msix_size = msix.as_ref().map_or(0, |(geometry, _)| usize::from(geometry.size));
         let msi_size = usize::try_from(configuration.msi_capacity()).unwrap_or(0);
         let saved = SavedState::save(&space);
+        let others = bus.iter().flat_map(|bus| &bus.others).map(|(_, space)| SavedState::save(space)).collect();
         let mut device = Self {
             address,
             space,
@@ -112,7 +120,10 @@ impl<M: Machine> Device<M> {
             interrupts: Interrupts::new(msix_size.max(msi_size), can_disable_line),
             msix,
             bus,
+            current: saved.clone(),
             saved,
+            others,
+            overdue: AtomicBool::new(false),
             host_command,
             method: None,
             interrupt_pin,

@@ -78,9 +78,13 @@ impl VirtualConfiguration {
     /// Reads the function and lays the tables over it. BARs start without an address, memory, I/O and bus mastering
     /// off, messages off. `interrupt_pin` is what the guest sees: 0 where the wire cannot be used.
     pub fn new(space: &impl ConfigurationSpace, bars: Bars, interrupt_pin: u8) -> Self {
-        let size = usize::from(space.size());
+        // Only PCI Express, and PCI-X of its second version, have more than 256 bytes; what may stand behind them where
+        // others are asked is nobody's.
+        let is_extended = Capabilities::new(space).any(|found| matches!(found.id, id::PCI_EXPRESS | id::PCI_X));
+        let bytes = if is_extended { space.size() } else { space.size().min(EXTENDED_START) };
+        let size = usize::from(bytes);
         let mut configuration = Self {
-            value: (0..space.size()).map(|offset| space.read_u8(offset)).collect(),
+            value: (0..bytes).map(|offset| space.read_u8(offset)).collect(),
             virtual_bits: vec![0; size].into(),
             writable_bits: vec![0; size].into(),
             layout: Layout::default(),
@@ -89,10 +93,12 @@ impl VirtualConfiguration {
             power_request: 0,
         };
         // Between the capabilities a function may have registers that only its driver knows: they are the guest's.
-        configuration.set_writable(0x40..space.size());
+        configuration.set_writable(0x40..bytes);
         configuration.apply(0, permission::HEADER);
         configuration.show_capabilities(space);
-        configuration.show_extended(space);
+        if is_extended {
+            configuration.show_extended(space);
+        }
         configuration.reset();
         configuration
     }

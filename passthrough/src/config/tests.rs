@@ -142,6 +142,10 @@ fn a_chain_in_a_circle_ends() {
     function.put(0x100, 4, 0x1001_0003, 0);
     let configuration = VirtualConfiguration::new(&function, Bars::default(), 0);
     assert_eq!(configuration.read(&function, 0x40, Width::Byte), 0x09);
+    assert_eq!(configuration.size(), 256, "conventional PCI has no more");
+    assert_eq!(configuration.read(&function, 0x100, Width::Word), 0xffff);
+    function.put(0x40, 4, 0x0000_4010, 0);
+    let configuration = VirtualConfiguration::new(&function, Bars::default(), 0);
     assert_eq!(configuration.read(&function, 0x100, Width::Word), 0x0003);
 }
 

@@ -4,7 +4,7 @@ use super::Device;
 use crate::config::register::{self, command};
 use crate::config::{Changes, MsiView, MsixView, Placement};
 use crate::door::{ConfigurationSpace, Machine, Width};
-use crate::reset::{Resetter, SavedState};
+use crate::reset::Resetter;
 
 /// Bits of the guest's command register that go through to the function as they are.
 const THROUGH: u16 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 9;
@@ -110,11 +110,11 @@ impl<M: Machine> Device<M> {
             return false;
         }
         // In D3hot the configuration still reads as it was; on the way to D0 it may go.
-        let state = SavedState::save(&self.space);
+        self.current.refresh(&self.space);
         let before = core::mem::replace(&mut self.power, wanted);
         self.resetter().set_power(wanted);
         if before == register::power::D3_HOT && wanted == 0 {
-            state.restore(&self.space);
+            self.current.restore(&self.space);
             self.rewrite_messages();
             self.apply_command();
         }
@@ -122,7 +122,13 @@ impl<M: Machine> Device<M> {
     }
 
     pub(super) fn resetter(&self) -> Resetter<'_, M::Configuration, M::Clock> {
-        Resetter { address: self.address, space: &self.space, layout: self.configuration.layout(), clock: &self.clock }
+        Resetter {
+            address: self.address,
+            space: &self.space,
+            layout: self.configuration.layout(),
+            clock: &self.clock,
+            overdue: &self.overdue,
+        }
     }
 
     /// D0, whatever the guest chose.

@@ -2,7 +2,7 @@
 
 use super::{Device, DeviceError};
 use crate::door::Machine;
-use crate::reset::{Method, ResetError, SavedState, own_method};
+use crate::reset::{Method, ResetError, own_method};
 
 impl<M: Machine> Device<M> {
     /// How the device is reset, if it can be.
@@ -17,9 +17,9 @@ impl<M: Machine> Device<M> {
             return Err(DeviceError::Reset(poison.clone()));
         }
         self.wake();
-        let state = SavedState::save(&self.space);
+        self.current.refresh(&self.space);
         self.run_reset()?;
-        state.restore(&self.space);
+        self.current.restore(&self.space);
         self.rewrite_messages();
         self.apply_command();
         Ok(())
@@ -65,10 +65,13 @@ impl<M: Machine> Device<M> {
         let method = self.method.ok_or(ResetError::NoMethod(self.address))?;
         let result = if method == Method::Bus {
             self.check_bus()?;
-            match &self.bus {
-                Some(bus) => self.resetter().reset_bus(bus),
+            let mut others = core::mem::take(&mut self.others);
+            let result = match &self.bus {
+                Some(bus) => self.resetter().reset_bus(bus, &mut others),
                 None => Err(ResetError::NoMethod(self.address)),
-            }
+            };
+            self.others = others;
+            result
         } else {
             self.resetter().reset_alone(method)
         };

@@ -10,6 +10,7 @@ mod state;
 mod tests;
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 pub use error::ResetError;
 use iommu::address::PciAddress;
@@ -48,7 +49,7 @@ pub enum Method {
 }
 
 /// What a bus reset needs: the bridge right above the function, and the other functions on or below its bus.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct BusReset<C> {
     /// The bridge.
     pub bridge: C,
@@ -87,6 +88,8 @@ pub(crate) struct Resetter<'a, C, K> {
     pub(crate) space: &'a C,
     pub(crate) layout: Layout,
     pub(crate) clock: &'a K,
+    /// Whether it was said already that requests of the function were given up on.
+    pub(crate) overdue: &'a AtomicBool,
 }
 
 impl<C: ConfigurationSpace, K: Clock> Resetter<'_, C, K> {
@@ -116,8 +119,12 @@ impl<C: ConfigurationSpace, K: Clock> Resetter<'_, C, K> {
     }
 
     /// Resets the bus of the function. The configuration of every function on it is lost.
-    pub(crate) fn reset_bus(&self, bus: &BusReset<C>) -> Result<(), ResetError> {
-        let saved: Vec<SavedState> = bus.others.iter().map(|(_, space)| SavedState::save(space)).collect();
+    ///
+    /// `states` holds what the others had when the device was opened, in their order.
+    pub(crate) fn reset_bus(&self, bus: &BusReset<C>, states: &mut [SavedState]) -> Result<(), ResetError> {
+        for ((_, space), state) in bus.others.iter().zip(states.iter_mut()) {
+            state.refresh(space);
+        }
         self.stop();
         let control = bus.bridge.read_u16(register::BRIDGE_CONTROL);
         bus.bridge.write_u16(register::BRIDGE_CONTROL, control | register::SECONDARY_BUS_RESET);
@@ -125,15 +132,16 @@ impl<C: ConfigurationSpace, K: Clock> Resetter<'_, C, K> {
         bus.bridge.write_u16(register::BRIDGE_CONTROL, control & !register::SECONDARY_BUS_RESET);
         self.wait(if bus.is_express { SETTLE } else { SETTLE_CONVENTIONAL });
         let result = self.await_answer(Method::Bus);
-        for ((address, space), mut saved) in bus.others.iter().zip(saved) {
+        for ((address, space), state) in bus.others.iter().zip(states) {
+            let other = Resetter { address: *address, space, layout: Layout::default(), ..*self };
+            if other.await_answer(Method::Bus).is_err() {
+                continue;
+            }
             // Nobody uses them, so nobody needs them to send; a bridge among them forwards as before.
-            let other = Resetter { address: *address, space, layout: Layout::default(), clock: self.clock };
             if !is_bridge(space) {
-                saved.set_command(0);
+                state.set_command(0);
             }
-            if other.await_answer(Method::Bus).is_ok() {
-                saved.restore(space);
-            }
+            state.restore(space);
         }
         result
     }
@@ -163,7 +171,8 @@ impl<C: ConfigurationSpace, K: Clock> Resetter<'_, C, K> {
             });
             express || advanced
         };
-        if !self.wait_until(PENDING, || !has_pending()) {
+        // Once a device: a guest can cause this as often as it resets.
+        if !self.wait_until(PENDING, || !has_pending()) && !self.overdue.swap(true, Ordering::Relaxed) {
             log::warn!("{}: requests are still outstanding after 1 s, it is reset all the same", self.address);
         }
     }

@@ -79,6 +79,17 @@ impl SavedState {
         state
     }
 
+    /// Reads the same registers anew, without taking memory: a guest can cause this.
+    pub fn refresh(&mut self, space: &impl ConfigurationSpace) {
+        for saved in &mut self.registers {
+            saved.value = match saved.width {
+                1 => u32::from(space.read_u8(saved.offset)),
+                2 => u32::from(space.read_u16(saved.offset)),
+                _ => space.read_u32(saved.offset),
+            };
+        }
+    }
+
     /// Writes it back. Reset bits and write-one-to-clear bits are not among what is written.
     pub fn restore(&self, space: &impl ConfigurationSpace) {
         for saved in &self.registers {

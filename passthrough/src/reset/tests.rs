@@ -17,7 +17,8 @@ fn layout() -> Layout {
 }
 
 fn resetter<'a>(space: &'a FakeFunction, clock: &'a FakeClock) -> Resetter<'a, FakeFunction, FakeClock> {
-    Resetter { address: ADDRESS, space, layout: layout(), clock }
+    static OVERDUE: AtomicBool = AtomicBool::new(false);
+    Resetter { address: ADDRESS, space, layout: layout(), clock, overdue: &OVERDUE }
 }
 
 fn milliseconds(clock: &FakeClock) -> u64 {
@@ -78,8 +79,13 @@ fn a_saved_state_comes_back_with_the_command_register_last() {
     function.set_silence(0);
     while function.read_u16(0) == 0xffff {}
     function.take_writes();
+    let mut later = state.clone();
+    later.refresh(&function);
+    assert_ne!(later, state, "the reset shows");
     state.restore(&function);
     assert_eq!(SavedState::save(&function), state);
+    later.refresh(&function);
+    assert_eq!(later, state);
     assert_eq!(function.peek(0x10, 4), 0xfe00_0004);
     assert_eq!(function.peek(offset::MSI + 16, 4), 0x5);
     let writes = function.take_writes();
