@@ -6,6 +6,8 @@
 
 mod attach;
 mod error;
+#[cfg(test)]
+mod model;
 mod ranges;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@
 
 mod configuration;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod info;
 mod reset;
 #[cfg(test)]
@@ -178,9 +180,9 @@ impl<M: Machine> Device<M> {
         if self.poison.is_some() {
             return Ok(());
         }
+        self.wake();
         let result = if self.method.is_some() { self.run_reset() } else { Ok(()) };
         if self.poison.is_none() {
-            self.wake();
             self.saved.restore(&self.space);
         }
         result

@@ -16,8 +16,9 @@ impl<M: Machine> Device<M> {
         if let Some(poison) = &self.poison {
             return Err(DeviceError::Reset(poison.clone()));
         }
-        self.wake();
+        // Before it wakes: on the way from D3hot a function may forget what it still shows there.
         self.current.refresh(&self.space);
+        self.wake();
         self.run_reset()?;
         self.current.restore(&self.space);
         self.rewrite_messages();
@@ -37,7 +38,9 @@ impl<M: Machine> Device<M> {
         if self.method.is_some() {
             self.reset()
         } else {
+            self.current.refresh(&self.space);
             self.wake();
+            self.current.restore(&self.space);
             self.apply_command();
             Ok(())
         }

@@ -242,6 +242,26 @@ fn power_goes_down_and_comes_back_with_its_configuration() {
 }
 
 #[test]
+fn a_sleeping_function_is_reset_without_losing_its_configuration() {
+    for by_restart in [false, true] {
+        let bench = Bench::new();
+        let mut device = bench.open_decoding();
+        device.config_write(offset::POWER + 4, Width::Word, 3);
+        if by_restart {
+            device.restart().unwrap()
+        } else {
+            device.reset().unwrap()
+        }
+        assert_eq!(bench.function.peek(0x10, 4), 0xfe00_0004);
+        assert_eq!(bench.function.peek(offset::POWER + 4, 2) & 3, 0);
+        device.config_write(offset::POWER + 4, Width::Word, 3);
+        device.close().unwrap();
+        assert_eq!(bench.function.peek(0x10, 4), 0xfe00_0004);
+        assert_eq!(bench.function.peek(offset::POWER + 4, 2) & 3, 0);
+    }
+}
+
+#[test]
 fn regions_say_what_can_be_mapped() {
     let bench = Bench::new();
     let device = bench.open();
