@@ -5,6 +5,8 @@
 //! share a device) is done in [`replay`].
 
 mod configuration;
+mod containers;
+mod irqs;
 mod machine;
 mod replay;
 

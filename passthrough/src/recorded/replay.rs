@@ -5,23 +5,21 @@ use std::format;
 use std::rc::Rc;
 use std::string::{String, ToString};
 use std::vec;
-use std::vec::Vec;
 
 use core::cell::RefCell;
 
-use iommu::address::{HostPhysical, Iova, PciAddress};
+use iommu::address::PciAddress;
 use serde_json::Value;
 
 use super::machine::{Recording, number};
-use crate::container::{Container, Mapping, Policy};
+use crate::container::{Container, Policy};
 use crate::device::{Device, Parts};
-use crate::door::{Access, Event, Owner, RemappingHardware};
+use crate::door::{Owner, RemappingHardware};
 use crate::errno::Errno;
-use crate::fake::{FakeClock, FakeFunction, FakeMachine, FakeRemapping, FakeWindows, Trace, UNKNOWN};
+use crate::fake::{FakeClock, FakeFunction, FakeMachine, FakeRemapping, FakeWindows, Trace};
 use crate::group::{Group, Registry};
-use crate::interrupt::{IrqData, IrqSet};
 use crate::reset::BusReset;
-use crate::uapi::{self, DataKind, IrqSetHeader};
+use crate::uapi;
 
 /// How a scenario went.
 #[derive(Default)]
@@ -33,10 +31,10 @@ pub(super) struct Outcome {
 }
 
 /// What a call answers: VFIO's non-negative result, or the error.
-type Answer = Result<i64, Errno>;
+pub(super) type Answer = Result<i64, Errno>;
 
 /// What became of a step.
-enum Step {
+pub(super) enum Step {
     Answered(Answer),
     /// Answered, and a field of the answer beside it is wrong.
     Wrong(String),
@@ -45,10 +43,10 @@ enum Step {
     Stop,
 }
 
-type SharedDevice = Rc<RefCell<Device<FakeMachine>>>;
+pub(super) type SharedDevice = Rc<RefCell<Device<FakeMachine>>>;
 
 #[derive(Clone)]
-enum Handle {
+pub(super) enum Handle {
     Container(Container<FakeRemapping>),
     Group(Rc<Group<FakeRemapping>>),
     Device(SharedDevice),
@@ -57,12 +55,12 @@ enum Handle {
     Other,
 }
 
-struct Replay<'a> {
+pub(super) struct Replay<'a> {
     recording: &'a Recording,
     remapping: FakeRemapping,
     registry: Registry,
     owner: Owner,
-    handles: BTreeMap<String, Handle>,
+    pub(super) handles: BTreeMap<String, Handle>,
     events: BTreeMap<u64, u64>,
     policy: Policy,
 }
@@ -129,7 +127,7 @@ fn expected(step: &Value) -> Result<i64, String> {
     }
 }
 
-fn int(value: &Value) -> u64 {
+pub(super) fn int(value: &Value) -> u64 {
     value.as_str().map(number).or(value.as_u64()).unwrap_or(0)
 }
 
@@ -189,7 +187,7 @@ impl Replay<'_> {
         }
     }
 
-    fn handle(&self, step: &Value, key: &str) -> Option<Handle> {
+    pub(super) fn handle(&self, step: &Value, key: &str) -> Option<Handle> {
         self.handles.get(step[key].as_str()?).cloned()
     }
 
@@ -306,51 +304,6 @@ impl Replay<'_> {
         }
     }
 
-    fn container(&mut self, step: &Value) -> Step {
-        let Some(Handle::Container(container)) = self.handle(step, "on") else { return Step::LeftOut };
-        let argsz = int(&step["argsz"]);
-        let flags = int(&step["flags"]);
-        let answer = match step["op"].as_str().unwrap() {
-            "container.set_iommu" => container.set_type(int(&step["type"])).map(|()| 0).map_err(|error| error.errno()),
-            "container.iommu_get_info" => return information(step, &container),
-            "container.map_dma_loop" => return map_loop(step, &container),
-            "container.map_dma" => {
-                if argsz < uapi::DmaMap::SIZE as u64 || flags & !7 != 0 {
-                    Err(Errno::EINVAL)
-                } else if flags & 4 != 0 {
-                    return if step["ret"] == 0 { Step::Stop } else { Step::LeftOut };
-                } else {
-                    let (iova, length) = (Iova::new(int(&step["iova"])), int(&step["size"]));
-                    let access = Access { read: flags & 1 != 0, write: flags & 2 != 0 };
-                    let host = HostPhysical::new(host(step["vaddr"].as_str().unwrap_or("0")));
-                    container.map(Mapping { iova, host, length, access }).map(|()| 0).map_err(|error| error.errno())
-                }
-            }
-            "container.unmap_dma" => {
-                let (iova, length) = (Iova::new(int(&step["iova"])), int(&step["size"]));
-                // Bitmaps and invalidation of addresses are not here; such a call counts if it unmaps all the same.
-                if flags & 4 != 0 || (flags & 1 != 0 && step["ret"] != 0) {
-                    return if step["ret"] == 0 { Step::Stop } else { Step::LeftOut };
-                }
-                let result = match flags {
-                    _ if argsz < uapi::DmaUnmap::SIZE as u64 || flags & !7 != 0 => Err(Errno::EINVAL),
-                    2 if container.has_type() && (iova.as_u64() | length) != 0 => Err(Errno::EINVAL),
-                    2 => container.unmap_all().map_err(|error| error.errno()),
-                    0 | 1 => container.unmap(iova, length).map_err(|error| error.errno()),
-                    _ => Err(Errno::EINVAL),
-                };
-                match result {
-                    Ok(bytes) if step.get("size_out").is_some() && bytes != int(&step["size_out"]) => {
-                        return Step::Wrong(format!("{bytes:#x} bytes unmapped"));
-                    }
-                    other => other.map(|_| 0),
-                }
-            }
-            _ => return Step::LeftOut,
-        };
-        Step::Answered(answer)
-    }
-
     fn device(&mut self, step: &Value) -> Step {
         let Some(Handle::Device(device)) = self.handle(step, "on") else { return Step::LeftOut };
         let mut device = device.borrow_mut();
@@ -389,129 +342,5 @@ impl Replay<'_> {
             "device.set_irqs" => self.set_irqs(step, &mut device),
             _ => Step::Answered(device.reset().map(|()| 0).map_err(|error| error.errno())),
         }
-    }
-
-    fn set_irqs(&self, step: &Value, device: &mut Device<FakeMachine>) -> Step {
-        let field = |name: &str| int(&step[name]) as u32;
-        let head = uapi::IrqSet {
-            argsz: step["argsz"].as_u64().unwrap() as u32,
-            flags: field("flags"),
-            index: field("index"),
-            start: field("start"),
-            count: field("count"),
-        };
-        let of = |index| device.irq_info(index).ok().map(|info| info.count);
-        let head = match IrqSetHeader::check(&head, of) {
-            Ok(head) => head,
-            Err(errno) => return Step::Answered(Err(errno)),
-        };
-        let count = head.count as usize;
-        let elements = |key: &str| step[key].as_array().cloned().unwrap_or_default();
-        let flags: Vec<u8> = elements("data_bool").iter().map(|flag| flag.as_u64().unwrap() as u8).collect();
-        let mut events: Vec<Option<Event>> = elements("data_fds").iter().map(|fd| self.event(fd)).collect();
-        // What the recording does not show of a long call is zero: descriptor 0 is no event.
-        events.resize(count, Some(UNKNOWN));
-        let mut flags = flags;
-        flags.resize(count, 0);
-        let is_unknown = head.data == DataKind::Event && events.contains(&Some(UNKNOWN));
-        let is_low = elements("data_fds").iter().any(|fd| fd.as_i64().is_some_and(|fd| fd < -1));
-        // Descriptors that no hardware is asked about are the front end's to check.
-        let is_software = matches!(head.index, 3 | 4) || head.action.bits() & 0x18 != 0;
-        if is_software && head.data == DataKind::Event && (is_unknown || is_low) {
-            return Step::LeftOut;
-        }
-        let data = match head.data {
-            DataKind::None => IrqData::None,
-            DataKind::Bool => IrqData::Bool(&flags),
-            DataKind::Event => IrqData::Events(&events),
-        };
-        let (index, start, count, action) = (head.index, head.start, head.count, head.action);
-        let answer = device.set_irqs(IrqSet { index, start, count, action, data });
-        let answer = answer.map(|()| 0).map_err(|error| error.errno());
-        // A descriptor that exists and is no event is EINVAL, one that does not exist EBADF; here both are unknown.
-        if answer == Err(Errno::EBADF) && is_unknown && step["errno"] == "EINVAL" {
-            return Step::Answered(Err(Errno::EINVAL));
-        }
-        Step::Answered(answer)
-    }
-
-    fn event(&self, descriptor: &Value) -> Option<Event> {
-        if let Some(number) = descriptor.as_i64() {
-            return (number >= 0).then_some(UNKNOWN);
-        }
-        match self.handles.get(descriptor.as_str().unwrap()) {
-            Some(Handle::Event(id)) => Some(Event(*id)),
-            _ => Some(UNKNOWN),
-        }
-    }
-}
-
-/// Many mappings, each a stride further: how many succeed, and where and why the first one does not.
-fn map_loop(step: &Value, container: &Container<FakeRemapping>) -> Step {
-    let (iova, stride) = (int(&step["iova"]), int(&step["iova_stride"]));
-    let (start, host_stride) = (host(step["vaddr"].as_str().unwrap()), int(&step["vaddr_stride"]));
-    let flags = int(&step["flags"]);
-    let access = Access { read: flags & 1 != 0, write: flags & 2 != 0 };
-    if matches!(step["first_errno"].as_str(), Some("ENOMEM")) {
-        return Step::Stop;
-    }
-    let mut done = 0;
-    let mut first: Option<(u64, Errno)> = None;
-    for number in 0..int(&step["count"]) {
-        let mapping = Mapping {
-            iova: Iova::new(iova + number * stride),
-            host: HostPhysical::new(start + number * host_stride),
-            length: int(&step["size"]),
-            access,
-        };
-        match container.map(mapping) {
-            Ok(()) => done += 1,
-            Err(error) => first = first.or(Some((number, error.errno()))),
-        }
-    }
-    let theirs = step["first_fail"].as_i64().filter(|at| *at >= 0).map(|at| at as u64);
-    let same = done == int(&step["ok"])
-        && first.map(|(at, _)| at) == theirs
-        && first.is_none_or(|(_, errno)| format!("{errno:?}") == step["first_errno"].as_str().unwrap_or(""));
-    if same { Step::Answered(Ok(0)) } else { Step::Wrong(format!("{done} mapped, first failure {first:?}")) }
-}
-
-/// `handle+0xoffset`, or a number: somewhere in host memory.
-fn host(text: &str) -> u64 {
-    match text.split_once('+') {
-        Some((_, offset)) => 0x1_0000_0000 + number(offset),
-        None if text.starts_with(|first: char| first.is_ascii_digit()) => number(text),
-        None => 0x1_0000_0000,
-    }
-}
-
-fn information(step: &Value, container: &Container<FakeRemapping>) -> Step {
-    let info = match container.information() {
-        Ok(_) if int(&step["argsz"]) < 16 => return Step::Answered(Err(Errno::EINVAL)),
-        Ok(info) => info,
-        Err(error) => return Step::Answered(Err(error.errno())),
-    };
-    for capability in step["caps"].as_array().into_iter().flatten() {
-        match capability["id"].as_u64() {
-            Some(1) => {
-                let ranges: Vec<_> = capability["iova_ranges"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(|range| int(&range[0])..=int(&range[1]))
-                    .collect();
-                if ranges != info.ranges {
-                    return Step::Wrong(format!("{:?}", info.ranges));
-                }
-            }
-            Some(3) if int(&capability["dma_avail"]) != u64::from(info.available) => {
-                return Step::Wrong(format!("{} mappings left", info.available));
-            }
-            _ => {}
-        }
-    }
-    match step.get("iova_pgsizes") {
-        Some(sizes) if int(sizes) != info.page_sizes => Step::Wrong(format!("page sizes {:#x}", info.page_sizes)),
-        _ => Step::Answered(Ok(0)),
     }
 }
