@@ -1,6 +1,6 @@
 //! The virtual configuration space of an assigned function.
 //!
-//! Each bit is answered for by one table ([`permission`]): the function itself, or a copy that the guest may or may
+//! Each bit is answered for by one table (in `permission.rs`): the function itself, or a copy that the guest may or may
 //! not change. BARs and messages are the guest's alone; whoever runs the machine learns from [`Changes`] what a write
 //! has changed and carries it out.
 

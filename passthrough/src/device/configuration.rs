@@ -111,14 +111,16 @@ impl<M: Machine> Device<M> {
         }
         // In D3hot the configuration still reads as it was; on the way to D0 it may go.
         self.current.refresh(&self.space);
-        let before = core::mem::replace(&mut self.power, wanted);
         self.resetter().set_power(wanted);
-        if before == register::power::D3_HOT && wanted == 0 {
+        // A state that the function does not have it does not take.
+        let reached = self.resetter().power();
+        let before = core::mem::replace(&mut self.power, reached);
+        if before == register::power::D3_HOT && reached == 0 {
             self.current.restore(&self.space);
             self.rewrite_messages();
             self.apply_command();
         }
-        true
+        reached != before
     }
 
     pub(super) fn resetter(&self) -> Resetter<'_, M::Configuration, M::Clock> {

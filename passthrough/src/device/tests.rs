@@ -242,6 +242,16 @@ fn power_goes_down_and_comes_back_with_its_configuration() {
 }
 
 #[test]
+fn a_power_state_that_the_function_does_not_have_changes_nothing() {
+    let bench = Bench::new();
+    bench.function.writable(offset::POWER + 4, 2, 0);
+    let mut device = bench.open_decoding();
+    assert_eq!(device.config_write(offset::POWER + 4, Width::Word, 1), Changes::empty());
+    assert!(device.placement(0).unwrap().enabled);
+    assert_eq!(device.config_read(offset::POWER + 4, Width::Word), 0);
+}
+
+#[test]
 fn a_sleeping_function_is_reset_without_losing_its_configuration() {
     for by_restart in [false, true] {
         let bench = Bench::new();

@@ -158,6 +158,12 @@ impl<C: ConfigurationSpace, K: Clock> Resetter<'_, C, K> {
         self.wait(POWER_CHANGE);
     }
 
+    /// The power state that the function is in, 0 (D0) to 3 (D3hot).
+    pub(crate) fn power(&self) -> u16 {
+        let control = self.layout.power.map(|at| self.space.read_u16(at.saturating_add(power::CONTROL)));
+        control.unwrap_or(0) & power::STATE
+    }
+
     /// No new requests, and the outstanding ones done, or given up on.
     fn stop(&self) {
         let command = self.space.read_u16(register::COMMAND);
