@@ -9,6 +9,7 @@ pub mod cache;
 pub(crate) mod calibration;
 pub mod clock;
 mod descriptors;
+pub mod exchange;
 pub mod fault;
 pub(crate) mod features;
 pub mod interrupts;

@@ -3,7 +3,7 @@
 use core::sync::atomic::AtomicU64;
 
 use iommu::address::{HostPhysical, PAGE_SIZE};
-use iommu::door::{self, OutOfFrames};
+use iommu::door::{self, Exchange, OutOfFrames};
 
 use super::{Owner, frames, to_pointer};
 use crate::cpu;
@@ -45,6 +45,14 @@ unsafe impl door::Frames for KernelFrames {
 
     fn flush(&self, words: &[AtomicU64]) {
         cpu::cache::write_back(words.as_ptr_range());
+    }
+
+    fn exchange_u128(&self, pair: &[AtomicU64; 2], current: u128, new: u128) -> Exchange {
+        match cpu::exchange::exchange_u128(pair, current, new) {
+            Some(Ok(())) => Exchange::Done,
+            Some(Err(found)) => Exchange::Differs(found),
+            None => Exchange::Unsupported,
+        }
     }
 }
 
