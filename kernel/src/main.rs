@@ -8,22 +8,7 @@
 #[unsafe(no_mangle)]
 extern "sysv64" fn _start(handoff: *const handoff::Handoff) -> ! {
     // SAFETY: the loader calls this once, on the boot processor, with a handoff as the crate of that name promises.
-    unsafe { postern_kernel::start::start(handoff, run) }
-}
-
-/// What is done with the machine once it is known.
-#[cfg(target_os = "none")]
-fn run(machine: postern_kernel::platform::Machine) -> ! {
-    use postern_kernel::{cpu, platform, start};
-    machine.start_other_cpus(cpu::ApicMode::XApic);
-    for line in platform::pci::tree::lines(&machine.functions) {
-        log::info!(target: "pci", "{line}");
-    }
-    start::log_memory();
-    cpu::run_on_each(|index| {
-        log::info!(target: "cpu", "cpu {index} is here");
-        cpu::stop_this_cpu()
-    })
+    unsafe { postern_kernel::start::start(handoff, postern_kernel::schedule::begin) }
 }
 
 #[cfg(target_os = "none")]

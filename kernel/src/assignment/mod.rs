@@ -1,12 +1,27 @@
 //! The kernel's side of the doors of `iommu` and `passthrough`: a function on a VM's virtual bus, its interrupts and
 //! its faults.
 
-mod binding;
+mod assigned;
+mod assignments;
+mod entries;
 mod event;
+mod events;
+pub mod faults;
+mod function;
+mod machine;
+mod remapping;
+mod route;
 mod space;
 mod windows;
 
-pub use binding::{Binding, post};
+pub use assigned::{AssignError, Assigned, Recipient};
+pub use assignments::{Assignments, Plan};
+pub use entries::Entries;
 pub use event::Target;
+pub use events::Events;
+pub use function::{AssignedFunction, Doors};
+pub use machine::KernelMachine;
+pub use remapping::{Line, Remapping};
+pub use route::Mailbox;
 pub use space::FunctionSpace;
 pub use windows::FunctionWindows;

@@ -15,6 +15,7 @@ mod page_tables;
 pub(crate) mod space;
 pub(crate) mod stacks;
 pub(crate) mod takeover;
+mod zero;
 
 pub use iommu::address::HostPhysical;
 

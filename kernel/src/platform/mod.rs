@@ -49,10 +49,15 @@ impl Machine {
         log::info!(target: CPU, "{} of {} CPUs are online", cpu::count(), self.madt.processors.len().max(1));
     }
 
-    /// Resets the machine.
-    pub fn reset(&self) -> ! {
-        reset::reset(self.fadt.reset)
+    /// Whether the processor's local APIC has x2APIC mode.
+    pub fn has_x2apic(&self) -> bool {
+        self.features.x2apic
     }
+}
+
+/// Resets the machine, by the register that its FADT names and by every other way that a PC knows.
+pub fn reset(fadt: &Fadt) -> ! {
+    reset::reset(fadt.reset)
 }
 
 /// The room that lines about CPUs name.

@@ -11,10 +11,16 @@ pub trait GuestMemory {
     /// [`NotMemory`] when not all of it is RAM; nothing is copied then.
     fn read(&self, address: GuestPhysical, into: &mut [u8]) -> Result<(), NotMemory>;
 
-    /// Copies `from` into RAM.
+    /// Copies `from` into RAM, as the VM's builder does: what the guest may only read is filled too.
     ///
     /// # Errors
     /// [`NotMemory`] when not all of it is RAM; nothing is copied then.
+    fn load(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory>;
+
+    /// Copies `from` into RAM, as a store of the guest does.
+    ///
+    /// # Errors
+    /// [`NotMemory`] when not all of it is RAM that the guest may write; nothing is copied then.
     fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory>;
 
     /// The root of the table through which processors reach it. Constant.
@@ -24,6 +30,10 @@ pub trait GuestMemory {
 impl GuestMemory for crate::memory::GuestMemory {
     fn read(&self, address: GuestPhysical, into: &mut [u8]) -> Result<(), NotMemory> {
         self.read(address, into).map_err(|_| NotMemory)
+    }
+
+    fn load(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {
+        self.load(address, from).map_err(|_| NotMemory)
     }
 
     fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {
@@ -91,6 +101,10 @@ pub(crate) mod tests {
                 *byte = pages.get(&(at / 4096)).map_or(0, |page| page[(at % 4096) as usize]);
             }
             Ok(())
+        }
+
+        fn load(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {
+            self.write(address, from)
         }
 
         fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {

@@ -60,7 +60,7 @@ impl Frames {
     pub fn allocate_zeroed(&self, owner: Owner, count: usize, align: u64) -> Result<HostPhysical, OutOfMemory> {
         let first = self.allocate(owner, count, align)?;
         // SAFETY: the frames were just given to us, and the direct map covers them.
-        unsafe { super::to_pointer(first).write_bytes(0, count * PAGE_SIZE as usize) };
+        unsafe { super::zero::clear(first, count) };
         Ok(first)
     }
 

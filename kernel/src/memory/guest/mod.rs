@@ -118,7 +118,7 @@ impl GuestMemory {
                     .map_err(GuestMemoryError::Memory)?;
             self.taken.push(host.as_u64()..host.as_u64() + length);
             // SAFETY: the allocator just gave these bytes to us alone, and the direct map covers them.
-            unsafe { to_pointer(host).write_bytes(0, length as usize) };
+            unsafe { super::zero::clear(host, (length / PAGE_SIZE) as usize) };
             for (piece, access) in blocks::cut(at..at + length, rom) {
                 self.blocks.push(GuestBlock {
                     guest: GuestPhysical::new(piece.start),

@@ -105,7 +105,7 @@ impl Area<'_> {
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), AcpiError> {
-        self.memory.write(GuestPhysical::new(at), bytes).map_err(|NotMemory| AcpiError::NotMemory)
+        self.memory.load(GuestPhysical::new(at), bytes).map_err(|NotMemory| AcpiError::NotMemory)
     }
 }
 

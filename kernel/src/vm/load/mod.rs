@@ -60,6 +60,6 @@ pub struct Target<'a> {
 
 impl Target<'_> {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), NotMemory> {
-        self.memory.write(GuestPhysical::new(address), bytes)
+        self.memory.load(GuestPhysical::new(address), bytes)
     }
 }

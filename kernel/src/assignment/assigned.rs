@@ -1,0 +1,238 @@
+//! The functions of one VM: its container, its groups, its devices; taken at build, given back at the VM's end.
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use iommu::address::{Iova, PciAddress};
+use log::{info, warn};
+use passthrough::container::{Container, ContainerError, Mapping, Policy};
+use passthrough::device::{Device, DeviceError, Parts};
+use passthrough::door::{Access, Owner, RemappingError};
+use passthrough::group::{Group, GroupError};
+use passthrough::reset::BusReset;
+use passthrough::topology::GroupId;
+
+use super::{AssignedFunction, Assignments, Doors, FunctionSpace, FunctionWindows, Remapping};
+use crate::cpu::clock::Clock;
+use crate::memory::{self, GuestMemory, MapMmioError};
+use crate::platform::pci;
+use crate::vapic::ApicBus;
+
+/// VFIO's number of the IOMMU type that every container here has: type1 v2, which unmaps whole mappings alone.
+const TYPE1_V2: u64 = 3;
+
+/// For whom functions are taken, and into what they go.
+#[derive(Clone, Debug)]
+pub struct Recipient {
+    /// The VM.
+    pub owner: Owner,
+    /// Its RAM.
+    pub memory: Arc<GuestMemory>,
+    /// Its interrupt bus.
+    pub bus: Arc<ApicBus>,
+    /// `allow = ["unsafe-interrupts"]`.
+    pub unsafe_interrupts: bool,
+}
+
+/// What one VM holds. Dropping it gives everything back, in this order: devices (interrupts, bus mastering, reset),
+/// then groups (context entries), then the container (mappings, domain).
+#[derive(Debug)]
+pub struct Assigned {
+    functions: Vec<Arc<AssignedFunction>>,
+    groups: Vec<Group<Remapping>>,
+    container: Option<Container<Remapping>>,
+}
+
+impl Assigned {
+    /// Takes these functions, all claimed for the VM before, and lets them reach its RAM.
+    ///
+    /// # Errors
+    ///
+    /// What stands against it. Everything that was taken is given back.
+    pub fn open(
+        assignments: &Assignments,
+        recipient: &Recipient,
+        functions: &[PciAddress],
+    ) -> Result<Self, AssignError> {
+        let mut assigned = Self { functions: Vec::new(), groups: Vec::new(), container: None };
+        if functions.is_empty() {
+            return Ok(assigned);
+        }
+        let remapping = assignments.remapping().map_err(|reason| AssignError::NoRemapping { reason })?;
+        if recipient.unsafe_interrupts {
+            warn!(
+                "{}: unsafe-interrupts is allowed: its devices may send any interrupt where interrupts are not remapped",
+                recipient.owner
+            );
+        }
+        let policy = Policy { unsafe_interrupts: recipient.unsafe_interrupts, ..Policy::default() };
+        let container = Container::new(remapping, recipient.owner.clone(), policy);
+        for &function in functions {
+            assigned.join(assignments, recipient, &container, function)?;
+        }
+        container.set_type(TYPE1_V2).map_err(AssignError::Container)?;
+        for block in recipient.memory.blocks() {
+            let access = match block.access {
+                memory::Access::ReadWrite => Access::READ_WRITE,
+                memory::Access::ReadOnly => Access::READ,
+            };
+            let iova = Iova::new(block.guest.as_u64());
+            let mapping = Mapping { iova, host: block.host, length: block.length, access };
+            container.map(mapping).map_err(AssignError::Container)?;
+        }
+        assigned.container = Some(container);
+        for &function in functions {
+            let opened = assigned.device(assignments, recipient, function)?;
+            assigned.functions.push(Arc::new(opened));
+        }
+        Ok(assigned)
+    }
+
+    /// The functions, in the configuration's order.
+    pub fn functions(&self) -> &[Arc<AssignedFunction>] {
+        &self.functions
+    }
+
+    /// The container's mapping at or nearest to an address, for fault reports.
+    pub fn nearest_mapping(&self, iova: Iova) -> Option<Mapping> {
+        self.container.as_ref()?.nearest_mapping(iova)
+    }
+
+    /// The group of `function` joins the container, if it has not yet.
+    fn join(
+        &mut self,
+        assignments: &Assignments,
+        recipient: &Recipient,
+        container: &Container<Remapping>,
+        function: PciAddress,
+    ) -> Result<(), AssignError> {
+        let refused = |source| AssignError::Group { function, source };
+        let id = assignments.group_of(function).ok_or(refused(GroupError::NoFunction(function)))?;
+        if self.groups.iter().any(|group| group.id() == id) {
+            return Ok(());
+        }
+        let group = Group::open(assignments.registry(), id, &recipient.owner).map_err(refused)?;
+        group.set_container(container).map_err(refused)?;
+        self.groups.push(group);
+        Ok(())
+    }
+
+    fn device(
+        &self,
+        assignments: &Assignments,
+        recipient: &Recipient,
+        address: PciAddress,
+    ) -> Result<AssignedFunction, AssignError> {
+        let refused = |source| AssignError::Group { function: address, source };
+        let missing = || refused(GroupError::NoFunction(address));
+        let id: GroupId = assignments.group_of(address).ok_or_else(missing)?;
+        let group = self.groups.iter().find(|group| group.id() == id).ok_or_else(missing)?;
+        let function = assignments.function(address).ok_or_else(missing)?;
+        let windows = FunctionWindows::map(function, memory::map_mmio)
+            .map_err(|source| AssignError::Registers { function: address, source })?;
+        let parts = Parts {
+            configuration: FunctionSpace::new(assignments.ecam().clone(), address),
+            windows,
+            clock: Clock,
+            bus: bus_reset(assignments, function),
+            line: false,
+        };
+        let device = Device::<Doors>::open(group, address, parts)
+            .map_err(|source| AssignError::Device { function: address, source })?;
+        let method =
+            device.reset_method().map_or("cannot be reset".to_string(), |method| alloc::format!("reset by {method}"));
+        info!("{address} of {id} is {}'s: {method}, reaches its RAM and nothing else", recipient.owner);
+        Ok(AssignedFunction::new(function, device, recipient))
+    }
+
+    /// Gives everything back. Errors of single devices are said; the rest is given back all the same.
+    pub fn close(self) {
+        let Self { functions, groups, container } = self;
+        for function in functions {
+            let address = function.address();
+            match Arc::try_unwrap(function) {
+                Ok(function) => match function.close() {
+                    Ok(()) => info!("{address} is given back: silent, reset, blocked"),
+                    Err(error) => warn!("{address} is given back silent and blocked, but {error}"),
+                },
+                // Its drop closes it, when whoever still holds it lets go.
+                Err(_) => warn!("{address} is still on a virtual bus; it is given back with that"),
+            }
+        }
+        drop(groups);
+        drop(container);
+    }
+}
+
+/// What a reset of the function's bus takes: the bridge above it, and everybody else below that bridge.
+fn bus_reset(assignments: &Assignments, function: &pci::Function) -> Option<BusReset<FunctionSpace>> {
+    let bridge = assignments.function(function.parent?)?;
+    let buses = bridge.bridge?;
+    let space = |address| FunctionSpace::new(assignments.ecam().clone(), address);
+    let others = assignments.functions().iter().map(|other| other.address).filter(|other| {
+        other.segment == function.address.segment
+            && (buses.secondary..=buses.subordinate).contains(&other.source.bus())
+            && *other != function.address
+    });
+    Some(BusReset {
+        bridge: space(bridge.address),
+        is_express: function.express.is_some(),
+        others: others.map(|other| (other, space(other))).collect(),
+    })
+}
+
+/// Why a VM does not get its functions.
+#[derive(Clone, Debug)]
+pub enum AssignError {
+    /// There is no DMA remapping to isolate them with.
+    NoRemapping {
+        /// Why not.
+        reason: String,
+    },
+    /// A group refused.
+    Group {
+        /// The function that was asked for.
+        function: PciAddress,
+        /// The reason.
+        source: GroupError,
+    },
+    /// The container refused.
+    Container(ContainerError),
+    /// A function's registers cannot be mapped.
+    Registers {
+        /// The function.
+        function: PciAddress,
+        /// The reason.
+        source: MapMmioError,
+    },
+    /// A function cannot be opened.
+    Device {
+        /// The function.
+        function: PciAddress,
+        /// The reason.
+        source: DeviceError,
+    },
+}
+
+impl fmt::Display for AssignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRemapping { reason } => write!(
+                f,
+                "no device can be assigned, since {reason}; switch VT-d on in the firmware's setup, or take the devices \
+                 out of the configuration"
+            ),
+            Self::Group { function, source } => write!(f, "{function} cannot be assigned: {source}"),
+            Self::Container(ContainerError::Remapping { function: None, source: RemappingError::OutOfMemory }) => {
+                f.write_str("the VM's DMA tables found no memory; give the VM less")
+            }
+            Self::Container(source) => source.fmt(f),
+            Self::Registers { function, source } => write!(f, "{function} cannot be assigned: {source}"),
+            Self::Device { function, source } => write!(f, "{function} cannot be assigned: {source}"),
+        }
+    }
+}
+
+impl core::error::Error for AssignError {}

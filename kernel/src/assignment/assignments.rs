@@ -1,0 +1,124 @@
+//! The machine's functions, its groups, and the units that keep them apart: what assignments are made from.
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use iommu::Dmar;
+use iommu::address::{HostPhysical, PciAddress};
+use iommu::dmar::{BridgeBuses, Buses};
+use iommu::driver::{ApicMode, Driver, InterruptRemapping, Options};
+use log::{error, info, warn};
+use passthrough::group::Registry;
+use passthrough::topology::{self, GroupId, Groups};
+
+use super::{Events, FunctionSpace, KernelMachine, Remapping};
+use crate::platform::pci::{Ecam, Function};
+
+/// What the units are brought up with.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// The DMAR table, if firmware has one.
+    pub dmar: Option<&'a [u8]>,
+    /// The mode that the local APICs will be in, where the units can name their ids.
+    pub apic_mode: ApicMode,
+    /// Bits of a physical address.
+    pub physical_bits: u8,
+    /// Whether any byte from the first to the last address is RAM.
+    pub touches_memory: fn(HostPhysical, HostPhysical) -> bool,
+}
+
+/// Everything that can be assigned, and by what right.
+#[derive(Debug)]
+pub struct Assignments {
+    ecam: Arc<Ecam>,
+    functions: Vec<Function>,
+    registry: Registry,
+    remapping: Result<Remapping, String>,
+}
+
+impl Assignments {
+    /// Switches isolation on in every port, builds the groups, and takes the remapping units in hand. Every function's
+    /// bus mastering is off by now.
+    ///
+    /// Without remapping there is nothing to assign with; the reason is kept for whoever asks.
+    pub fn new(ecam: Arc<Ecam>, functions: Vec<Function>, events: &'static Events, plan: Plan<'_>) -> Self {
+        let space = |address| FunctionSpace::new(ecam.clone(), address);
+        for function in &functions {
+            let on = topology::enable_isolation(function.address, &space(function.address));
+            if !on.is_empty() {
+                let names: Vec<_> = on.iter_names().map(|(name, _)| name.to_lowercase().replace('_', " ")).collect();
+                info!("{}: access control switched on: {}", function.address, names.join(", "));
+            }
+        }
+        let read = |function: &Function| topology::Function::read(function.address, &space(function.address));
+        let groups = Groups::build(&functions.iter().filter_map(read).collect::<Vec<_>>());
+        let remapping = drive(&functions, plan).map(|driver| Remapping::new(driver, events));
+        if let Err(reason) = &remapping {
+            error!("no device can be assigned: {reason}");
+        }
+        Self { ecam, functions, registry: Registry::new(groups), remapping }
+    }
+
+    /// The remapping units.
+    ///
+    /// # Errors
+    ///
+    /// Why there are none, as a clause.
+    pub fn remapping(&self) -> Result<Remapping, String> {
+        self.remapping.clone()
+    }
+
+    /// Configuration space.
+    pub fn ecam(&self) -> &Arc<Ecam> {
+        &self.ecam
+    }
+
+    /// Every function of the machine.
+    pub fn functions(&self) -> &[Function] {
+        &self.functions
+    }
+
+    /// One function of the machine.
+    pub fn function(&self, address: PciAddress) -> Option<&Function> {
+        self.functions.iter().find(|function| function.address == address)
+    }
+
+    /// Who holds what.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The group of a function.
+    pub fn group_of(&self, function: PciAddress) -> Option<GroupId> {
+        self.registry.groups().of(function).map(|group| group.id)
+    }
+}
+
+/// The buses below bridges, for the scopes of the DMAR table.
+struct Bridges<'a>(&'a [Function]);
+
+impl Buses for Bridges<'_> {
+    fn bridge(&self, function: PciAddress) -> Option<BridgeBuses> {
+        let found = self.0.iter().find(|candidate| candidate.address == function)?;
+        found.bridge.map(|buses| BridgeBuses { secondary: buses.secondary, subordinate: buses.subordinate })
+    }
+}
+
+/// Brings the units up. The driver lives as long as the hypervisor.
+fn drive(functions: &[Function], plan: Plan<'_>) -> Result<&'static Driver<KernelMachine>, String> {
+    let table = plan.dmar.ok_or("the firmware has no DMAR table: the machine has no VT-d, or it is switched off")?;
+    let mut dmar = Dmar::parse(table).map_err(|error| error.to_string())?;
+    dmar.check_memory(plan.touches_memory).map_err(|error| error.to_string())?;
+    for warning in &dmar.warnings {
+        warn!("DMAR table: {warning}");
+    }
+    let options = Options { apic_mode: plan.apic_mode, physical_bits: plan.physical_bits, ..Options::default() };
+    let driver = Driver::bring_up(KernelMachine::new(), &dmar, &Bridges(functions), &options)
+        .map_err(|error| error.to_string())?;
+    match driver.interrupt_remapping() {
+        InterruptRemapping::On { .. } => info!("DMA and interrupts are remapped; no device may do anything yet"),
+        InterruptRemapping::Off(reason) => warn!("DMA is remapped, interrupts are not: {reason}"),
+    }
+    Ok(alloc::boxed::Box::leak(alloc::boxed::Box::new(driver)))
+}

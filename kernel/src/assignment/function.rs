@@ -1,0 +1,242 @@
+//! An assigned function on its VM's virtual bus.
+//!
+//! The device object of `passthrough` decides what a guest's access means; this file carries it out: BARs mapped into
+//! the guest's table, the MSI-X page trapped, the guest's messages turned into events.
+//!
+//! Lock: the device's, taken after the virtual bus's own and before those of the driver; never in an interrupt handler.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use iommu::address::{HostPhysical, PciAddress};
+use log::warn;
+use passthrough::config::Changes;
+use passthrough::device::{BarPart, Device, DeviceError};
+use passthrough::door::{Event, Machine, Message, Owner, Width};
+use passthrough::interrupt::SetIrqsError;
+use spin::Mutex;
+
+use super::event::Target;
+use super::{FunctionSpace, FunctionWindows, Recipient, Remapping};
+use crate::cpu::clock::Clock;
+use crate::memory::{GuestMemory, GuestPhysical};
+use crate::platform::pci;
+use crate::vapic::{ApicBus, MsiMessage};
+use crate::vm::pci::{BARS, Bar, BarKind, VirtualFunction};
+
+/// How often a VM's function may have something refused that is worth a line, over the life of the VM.
+const LINES: u32 = 16;
+
+/// The machine of every device object in this kernel.
+#[derive(Clone, Copy, Debug)]
+pub enum Doors {}
+
+impl Machine for Doors {
+    type Configuration = FunctionSpace;
+    type Windows = FunctionWindows;
+    type Remapping = Remapping;
+    type Clock = Clock;
+}
+
+/// One BAR of the real function and how it goes into the guest.
+#[derive(Debug)]
+struct HostBar {
+    shown: Bar,
+    /// Where its memory is on the host; `None` for ports.
+    memory: Option<HostPhysical>,
+    parts: Box<[BarPart]>,
+}
+
+/// The function.
+pub struct AssignedFunction {
+    address: PciAddress,
+    owner: Owner,
+    device: Mutex<Device<Doors>>,
+    bars: [Option<HostBar>; BARS],
+    placed: Mutex<[Option<u64>; BARS]>,
+    memory: Arc<GuestMemory>,
+    bus: Arc<ApicBus>,
+    lines: AtomicU32,
+}
+
+impl AssignedFunction {
+    /// Puts an open device on the bus of a VM.
+    pub fn new(function: &pci::Function, device: Device<Doors>, recipient: &Recipient) -> Self {
+        let bars = core::array::from_fn(|index| {
+            let bar = function.bars.get(index).copied().flatten()?;
+            let number = u8::try_from(index).ok()?;
+            let parts = device.bar_parts(number).collect();
+            Some(HostBar { shown: shown(&bar), memory: bar.memory(), parts })
+        });
+        Self {
+            address: function.address,
+            owner: recipient.owner.clone(),
+            device: Mutex::new(device),
+            bars,
+            placed: Mutex::default(),
+            memory: recipient.memory.clone(),
+            bus: recipient.bus.clone(),
+            lines: AtomicU32::new(0),
+        }
+    }
+
+    /// The function's address on the machine.
+    pub fn address(&self) -> PciAddress {
+        self.address
+    }
+
+    /// Stops the function's requests, whatever the guest wants, for as long as the VM lives.
+    pub fn quarantine(&self) {
+        self.device.lock().set_quarantined(true);
+    }
+
+    /// Takes the function away from the VM, which has ended: nothing of it is mapped any more, it is silent and reset.
+    ///
+    /// # Errors
+    ///
+    /// The function could not be reset; it is silent and blocked all the same.
+    pub fn close(self) -> Result<(), DeviceError> {
+        self.device.into_inner().close()
+    }
+
+    /// The event that a message of the guest stands for: one vector of one virtual CPU.
+    fn event(&self, message: Message) -> Option<Event> {
+        let decoded = MsiMessage { address: message.address, data: message.data }.decode();
+        let receiver =
+            decoded.as_ref().ok().and_then(|interrupt| Some((interrupt, self.bus.sole_receiver(interrupt)?)));
+        let Some((interrupt, vcpu)) = receiver.filter(|(interrupt, _)| interrupt.vector >= 16) else {
+            self.say(format_args!(
+                "the guest's message {:#x} to {:#x} names no single virtual CPU and vector; the interrupt stays off",
+                message.data, message.address
+            ));
+            return None;
+        };
+        let vcpu = u16::try_from(vcpu).ok()?;
+        Some(Target { vm: self.owner.id, vcpu, vector: interrupt.vector }.to_event())
+    }
+
+    fn report(&self, result: Result<(), SetIrqsError>) {
+        if let Err(refusal) = result {
+            self.say(format_args!("an interrupt of the function stays off: {refusal}"));
+        }
+    }
+
+    fn reset(&self, device: &mut Device<Doors>) {
+        if let Err(error) = device.reset() {
+            self.say(format_args!("the guest's reset failed: {error}"));
+        }
+    }
+
+    /// One line of log, as long as the guest has not caused too many.
+    fn say(&self, what: fmt::Arguments<'_>) {
+        match self.lines.fetch_add(1, Ordering::Relaxed) {
+            0..LINES => warn!("{}: {}: {what}", self.owner, self.address),
+            LINES => warn!("{}: {}: further such lines are left out", self.owner, self.address),
+            // Far from wrapping: the counter stays near the limit.
+            _ => self.lines.store(LINES + 1, Ordering::Relaxed),
+        }
+    }
+
+    fn map(&self, bar: &HostBar, at: u64) {
+        let Some(host) = bar.memory else { return };
+        for part in bar.parts.iter().filter(|part| !part.trapped) {
+            let from = (at.checked_add(part.offset), host.checked_add(part.offset));
+            let (Some(guest), Some(host)) = from else { continue };
+            if let Err(error) = self.memory.map_registers(GuestPhysical::new(guest), host, part.length) {
+                self.say(format_args!("BAR memory at {guest:#x} is reached through exits alone: {error}"));
+            }
+        }
+    }
+
+    fn unmap(&self, bar: &HostBar, at: u64) {
+        if bar.memory.is_none() {
+            return;
+        }
+        for part in bar.parts.iter().filter(|part| !part.trapped) {
+            let Some(guest) = at.checked_add(part.offset) else { continue };
+            let flush = |_| self.bus.flush_translations();
+            if let Err(error) = self.memory.unmap_registers(GuestPhysical::new(guest), part.length, flush) {
+                self.say(format_args!("BAR memory at {guest:#x} stays mapped: {error}"));
+            }
+        }
+    }
+}
+
+impl VirtualFunction for AssignedFunction {
+    fn name(&self) -> &dyn fmt::Display {
+        &self.address
+    }
+
+    fn bars(&self) -> [Option<Bar>; BARS] {
+        core::array::from_fn(|index| self.bars.get(index)?.as_ref().map(|bar| bar.shown))
+    }
+
+    fn config_read(&self, offset: u16, size: u8) -> u32 {
+        let Some(width) = Width::from_bytes(size.into()) else { return u32::MAX };
+        self.device.lock().config_read(offset, width)
+    }
+
+    fn config_write(&self, offset: u16, size: u8, value: u32) {
+        let Some(width) = Width::from_bytes(size.into()) else { return };
+        let mut device = self.device.lock();
+        let changes = device.config_write(offset, width, value);
+        if changes.contains(Changes::RESET) {
+            self.reset(&mut device);
+        }
+        if changes.intersects(Changes::MSI | Changes::MSI_X) {
+            let result = device.follow_messages(|message| self.event(message));
+            self.report(result);
+        }
+    }
+
+    fn place(&self, bar: usize, at: Option<u64>) {
+        let Some(Some(host)) = self.bars.get(bar) else { return };
+        let mut placed = self.placed.lock();
+        let Some(place) = placed.get_mut(bar) else { return };
+        if *place == at {
+            return;
+        }
+        if let Some(before) = place.take() {
+            self.unmap(host, before);
+        }
+        if let Some(now) = at {
+            self.map(host, now);
+            *place = at;
+        }
+    }
+
+    fn bar_read(&self, bar: usize, offset: u64, size: u8) -> u64 {
+        let (Ok(bar), Some(width)) = (u8::try_from(bar), Width::from_bytes(size.into())) else { return u64::MAX };
+        self.device.lock().region_read(bar, offset, width)
+    }
+
+    fn bar_write(&self, bar: usize, offset: u64, size: u8, value: u64) {
+        let (Ok(bar), Some(width)) = (u8::try_from(bar), Width::from_bytes(size.into())) else { return };
+        let mut device = self.device.lock();
+        if let Some(vector) = device.region_write(bar, offset, width, value) {
+            let result = device.follow_vector(vector, |message| self.event(message));
+            self.report(result);
+        }
+    }
+}
+
+impl fmt::Debug for AssignedFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AssignedFunction")
+            .field("address", &self.address)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A BAR of the machine as the virtual bus shows it.
+fn shown(bar: &pci::Bar) -> Bar {
+    let (kind, prefetchable) = match bar.kind {
+        pci::BarKind::Port => (BarKind::Ports, false),
+        pci::BarKind::Memory32 { prefetchable } => (BarKind::Memory32, prefetchable),
+        pci::BarKind::Memory64 { prefetchable } => (BarKind::Memory64, prefetchable),
+    };
+    Bar { kind, size: bar.size, prefetchable }
+}

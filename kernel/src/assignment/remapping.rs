@@ -1,0 +1,202 @@
+//! DMA and interrupt remapping as `passthrough` reaches it: the driver over this machine's units, and the events that
+//! lead to its VMs.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use iommu::address::{HostPhysical, Iova, PciAddress, SourceId};
+use iommu::driver::{AttachError, DomainError, DomainId, DomainRequest, Driver, InterruptRemapping};
+use iommu::paging::Permissions;
+use log::error;
+use passthrough::door::{
+    Access, Event, InterruptError, Message, Owner, RemappingCapabilities, RemappingError, RemappingHardware, Reserved,
+    ReservedKind,
+};
+
+use super::entries::Entries;
+use super::events::Events;
+use super::machine::KernelMachine;
+use crate::memory::{self, KernelFrames};
+
+/// A handle on the machine's remapping units.
+#[derive(Clone, Copy, Debug)]
+pub struct Remapping {
+    driver: &'static Driver<KernelMachine>,
+    events: &'static Events,
+}
+
+impl Remapping {
+    /// The units that `driver` drives, with interrupts delivered to `events`.
+    pub fn new(driver: &'static Driver<KernelMachine>, events: &'static Events) -> Self {
+        Self { driver, events }
+    }
+
+    /// The driver.
+    pub fn driver(&self) -> &'static Driver<KernelMachine> {
+        self.driver
+    }
+
+    /// The mailboxes.
+    pub fn events(&self) -> &'static Events {
+        self.events
+    }
+}
+
+/// The wire of a function. There is none yet: [`Remapping::connect_line`] always refuses.
+#[derive(Clone, Copy, Debug)]
+pub enum Line {}
+
+impl RemappingHardware for Remapping {
+    type Domain = DomainId;
+    type Interrupts = Entries;
+    type Line = Line;
+
+    fn capabilities(&self, function: PciAddress) -> Result<RemappingCapabilities, RemappingError> {
+        let unit = self.driver.unit_of(function).and_then(|unit| self.driver.units().get(unit));
+        let unit = unit.ok_or(RemappingError::NoUnit)?;
+        let (capability, extended) = (unit.capability(), unit.extended());
+        let width = u32::from(capability.maximum_width().clamp(12, 57));
+        Ok(RemappingCapabilities {
+            interrupt_remapping: matches!(self.driver.interrupt_remapping(), InterruptRemapping::On { .. }),
+            // 4 KiB always; SLLPS bit 0 is 2 MiB, bit 1 is 1 GiB.
+            page_sizes: 1 << 12 | (capability.large_pages() & 1) << 21 | (capability.large_pages() >> 1 & 1) << 30,
+            last_address: (1u64 << width) - 1,
+            snoop_control: extended.snoop_control(),
+        })
+    }
+
+    fn reserved(&self, function: PciAddress) -> Vec<Reserved> {
+        self.driver
+            .reserved_memory(function)
+            .map(|reserved| Reserved {
+                range: reserved.first.as_u64()..=reserved.last.as_u64(),
+                kind: ReservedKind::Direct,
+            })
+            .collect()
+    }
+
+    fn create_domain(&self, owner: &Owner, function: PciAddress) -> Result<DomainId, RemappingError> {
+        let frames = KernelFrames::new(memory::Owner::Vm(owner.id));
+        let made = self.driver.create_domain_in(&DomainRequest::for_devices(&[function]), frames);
+        made.map_err(|refusal| domain_refused(&format!("a domain for {owner}"), refusal))
+    }
+
+    fn destroy_domain(&self, domain: DomainId) {
+        if let Err(refusal) = self.driver.destroy_domain(domain) {
+            error!("domain {domain} stays: {refusal}");
+        }
+    }
+
+    fn enforces_snoop(&self, domain: DomainId) -> bool {
+        self.driver.forces_snoop(domain).unwrap_or(false)
+    }
+
+    fn attach(&self, domain: DomainId, function: PciAddress, requester_ids: &[SourceId]) -> Result<(), RemappingError> {
+        self.driver.attach(domain, function, requester_ids).map_err(|refusal| match refusal {
+            AttachError::Unsuitable { .. } => RemappingError::Incompatible,
+            AttachError::OutOfFrames => RemappingError::OutOfMemory,
+            AttachError::Uncovered { .. } => RemappingError::NoUnit,
+            other => {
+                error!("{function} is not attached: {other}");
+                RemappingError::Unit("attaching the function to its domain; the line above says why")
+            }
+        })
+    }
+
+    fn detach(&self, _domain: DomainId, function: PciAddress, _requester_ids: &[SourceId]) {
+        // The driver remembers the ids that it attached the function under.
+        if let Err(refusal) = self.driver.detach(function) {
+            error!("{function} is not cleanly detached: {refusal}");
+        }
+    }
+
+    fn map(
+        &self,
+        domain: DomainId,
+        iova: Iova,
+        host: HostPhysical,
+        length: u64,
+        access: Access,
+    ) -> Result<(), RemappingError> {
+        let mut permissions = Permissions::empty();
+        permissions.set(Permissions::READ, access.read);
+        permissions.set(Permissions::WRITE, access.write);
+        self.driver
+            .map(domain, iova, host, length, permissions)
+            .map_err(|refusal| domain_refused(&format!("mapping {length:#x} bytes at {iova}"), refusal))
+    }
+
+    fn unmap(&self, domain: DomainId, iova: Iova, length: u64) {
+        if let Err(refusal) = self.driver.unmap(domain, iova, length) {
+            error!("domain {domain}: {length:#x} bytes at {iova} are not cleanly unmapped: {refusal}");
+        }
+    }
+
+    fn allocate_interrupts(
+        &self,
+        _owner: &Owner,
+        function: PciAddress,
+        count: u16,
+        block: bool,
+    ) -> Result<Entries, InterruptError> {
+        // The driver aligns a run whose length is a power of two, which a block's is.
+        let count = if block { count.checked_next_power_of_two().unwrap_or(count) } else { count };
+        Entries::allocate(self.driver, function, count)
+    }
+
+    fn message(&self, interrupts: &Entries, index: u16) -> Message {
+        interrupts.message(self.driver, index)
+    }
+
+    fn bind(&self, interrupts: &Entries, index: u16, event: Event) -> Result<(), InterruptError> {
+        interrupts.bind(self.driver, self.events, index, event)
+    }
+
+    fn unbind(&self, interrupts: &Entries, index: u16) {
+        interrupts.unbind(self.driver, index);
+    }
+
+    fn free_interrupts(&self, interrupts: Entries) {
+        interrupts.free(self.driver);
+    }
+
+    fn connect_line(
+        &self,
+        _owner: &Owner,
+        _function: PciAddress,
+        _pin: u8,
+        _event: Option<Event>,
+    ) -> Result<Line, InterruptError> {
+        Err(InterruptError::NoLine)
+    }
+
+    fn mask_line(&self, line: &Line, _masked: bool) {
+        match *line {}
+    }
+
+    fn retarget_line(&self, line: &Line, _event: Option<Event>) -> Result<(), InterruptError> {
+        match *line {}
+    }
+
+    fn disconnect_line(&self, line: Line) {
+        match line {}
+    }
+
+    fn signal(&self, event: Event) {
+        if !self.events.signal(event) {
+            error!("event {:#x} leads to no virtual CPU", event.0);
+        }
+    }
+}
+
+/// The driver's refusal in `passthrough`'s words; the reason that those cannot carry goes to the log.
+fn domain_refused(what: &str, refusal: DomainError) -> RemappingError {
+    match refusal {
+        DomainError::OutOfIds { .. } => RemappingError::OutOfDomains,
+        DomainError::Uncovered { .. } => RemappingError::NoUnit,
+        other => {
+            error!("{what}: {other}");
+            RemappingError::Unit("changing a domain; the line above says why")
+        }
+    }
+}

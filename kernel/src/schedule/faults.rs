@@ -1,0 +1,45 @@
+//! Remapping faults on their way from the unit's interrupt to the line that names the VM.
+
+use log::error;
+
+use super::{Schedule, schedule};
+use crate::assignment::faults as records;
+use crate::cpu::{self, vectors};
+use crate::vapic::Requests;
+
+/// The CPU that units interrupt, and that reads their records.
+pub(super) const CPU: u32 = 0;
+
+pub(super) use records::are_pending;
+
+/// Has the units announce their faults to [`CPU`].
+pub(super) fn listen(schedule: &Schedule) {
+    let Ok(remapping) = schedule.assignments.remapping() else { return };
+    let (Some(vector), Some(apic_id)) = (vectors::allocate(CPU), cpu::apic_id(CPU)) else {
+        return error!("no vector is left for remapping faults: they are counted by the units alone");
+    };
+    vectors::set_handler(&vector, interrupted, 0);
+    // What was recorded before this is not announced any more.
+    records::announce();
+    if let Err(error) = remapping.driver().set_fault_interrupt(apic_id, vector.number()) {
+        error!("remapping faults are not announced: {error}");
+    }
+}
+
+/// The handler: makes the CPU leave its guest and look.
+fn interrupted(_: usize) {
+    records::announce();
+    let seat = schedule().and_then(|schedule| schedule.seat(CPU));
+    if let Some(endpoint) = seat.and_then(|(slot, vcpu)| slot.bus.endpoint(vcpu)) {
+        endpoint.request(Requests::YIELD);
+    }
+}
+
+/// Reads what was recorded and tells whose it is.
+pub(super) fn drain(schedule: &Schedule) {
+    let Ok(remapping) = schedule.assignments.remapping() else { return };
+    records::drain(&remapping, |device, tell| match schedule.slots.iter().find(|slot| slot.claims.contains(&device)) {
+        Some(slot) => tell(slot.name(), slot.assigned.lock().as_ref()),
+        None => tell("none", None),
+    });
+}

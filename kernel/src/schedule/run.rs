@@ -1,0 +1,144 @@
+//! A CPU's own loop: the virtual CPU that it runs, the host's work between, and sleep.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use log::{error, info};
+
+use super::build::{build, take_apart};
+use super::life::Phase;
+use super::slot::{Running, Slot};
+use super::{Schedule, faults, summary};
+use crate::cpu::{self, interrupts};
+use crate::vcpu::{End, Stop, Vcpu};
+use crate::vm::Next;
+
+/// Runs what `cpu` has to run, for good. Interrupts are off.
+pub(super) fn serve(schedule: &Schedule, cpu: u32) -> ! {
+    interrupts::enable();
+    match schedule.seat(cpu) {
+        Some((slot, 0)) => lead(schedule, slot, cpu),
+        Some((slot, vcpu)) => follow(schedule, slot, vcpu, cpu),
+        None => {}
+    }
+    loop {
+        sleep_until(schedule, cpu, || false);
+    }
+}
+
+/// A VM's first CPU: builds it, runs its first virtual CPU, takes it apart, as often as the configuration says.
+fn lead(schedule: &Schedule, slot: &Slot, cpu: u32) {
+    loop {
+        match build(schedule, slot) {
+            Ok(()) => {}
+            Err(error) => {
+                error!("{} does not start: {error}", slot.name());
+                take_apart(slot);
+                break;
+            }
+        }
+        let running = slot.running.lock().clone();
+        let Some(running) = running.filter(|_| slot.life.begin()) else { break };
+        info!(
+            "{} starts{}: {} virtual CPU(s), {} MiB",
+            slot.name(),
+            if slot.life.runs() > 1 { " again" } else { "" },
+            running.vcpus.len(),
+            slot.configuration.memory.value >> 20
+        );
+        for other in slot.configuration.cpus.iter().skip(1) {
+            cpu::kick(other.value);
+        }
+        run(schedule, slot, &running, 0, cpu, 0);
+        sleep_until(schedule, cpu, || slot.life.is_quiet());
+        let end = running.vm.ended();
+        drop(running);
+        take_apart(slot);
+        let Some(end) = end else { break };
+        match end {
+            End::Crash(_) => error!("{}: {end}", slot.name()),
+            _ => info!("{}: {end}", slot.name()),
+        }
+        if slot.restarts.lock().judge(end) == Next::Over {
+            break;
+        }
+        slot.life.gone(true);
+    }
+    slot.life.gone(false);
+    summary::of_vm(schedule, slot);
+    if schedule.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+        schedule.finish();
+    }
+}
+
+/// The other CPUs of a VM: each runs its virtual CPU in every run.
+fn follow(schedule: &Schedule, slot: &Slot, vcpu: usize, cpu: u32) {
+    let mut last = 0;
+    loop {
+        sleep_until(schedule, cpu, || {
+            slot.life.phase() == Phase::Over || slot.life.phase() == Phase::Running && slot.life.runs() != last
+        });
+        if slot.life.phase() == Phase::Over {
+            return;
+        }
+        let running = slot.running.lock().clone();
+        if let Some(running) = running {
+            last = run(schedule, slot, &running, vcpu, cpu, last);
+            drop(running);
+            // The first CPU waits for this.
+            if let Some(first) = slot.configuration.cpus.first() {
+                cpu::kick(first.value);
+            }
+        }
+    }
+}
+
+/// Runs one virtual CPU until its VM ends; gives the run that it was part of.
+fn run(schedule: &Schedule, slot: &Slot, running: &Arc<Running>, index: usize, cpu: u32, last: u32) -> u32 {
+    let Some(run) = slot.life.enter(last) else { return last };
+    let vcpu = running.vcpus.get(index).and_then(|vcpu| vcpu.lock().take());
+    if let Some(mut vcpu) = vcpu {
+        enter_and_sleep(schedule, running, &mut vcpu, cpu);
+        slot.count_exits(vcpu.exits());
+    }
+    slot.life.end();
+    slot.life.leave();
+    run
+}
+
+fn enter_and_sleep(schedule: &Schedule, running: &Running, vcpu: &mut Vcpu, cpu: u32) {
+    loop {
+        match vcpu.run(running.vm.as_ref()) {
+            Stop::Ended => return,
+            Stop::Yielded => work(schedule, cpu),
+            Stop::Halted => sleep_until(schedule, cpu, || vcpu.is_ready()),
+        }
+    }
+}
+
+/// Does the host's work and sleeps, until `ready`. Whatever makes it true afterwards interrupts this CPU.
+fn sleep_until(schedule: &Schedule, cpu: u32, ready: impl Fn() -> bool) {
+    loop {
+        work(schedule, cpu);
+        interrupts::disable();
+        let awake = ready();
+        if !awake && !has_work(cpu) {
+            interrupts::wait();
+        }
+        interrupts::enable();
+        if awake {
+            return;
+        }
+    }
+}
+
+/// Whether the host has something to do on this CPU. The first CPU is the one that units tell of faults.
+fn has_work(cpu: u32) -> bool {
+    cpu == faults::CPU && faults::are_pending()
+}
+
+fn work(schedule: &Schedule, cpu: u32) {
+    if has_work(cpu) {
+        faults::drain(schedule);
+    }
+}

@@ -1,0 +1,41 @@
+//! What is said of a VM when it is over: lines of `key=value` that people and tests read.
+
+use log::info;
+
+use super::slot::Slot;
+use super::{Schedule, faults};
+use crate::memory::{Owner, frames};
+
+/// Says what a VM did over all of its runs.
+pub(super) fn of_vm(schedule: &Schedule, slot: &Slot) {
+    let remapping = schedule.assignments.remapping().ok();
+    if remapping.is_some() {
+        // What its devices tried last is still in the records.
+        faults::drain(schedule);
+    }
+    let (mut all_interrupts, mut all_faults) = (0u64, 0u64);
+    for &address in &slot.claims {
+        let interrupts = remapping.map_or(0, |remapping| remapping.events().delivered(address));
+        let faults = remapping.map_or(0, |remapping| remapping.driver().faults_of(address));
+        all_interrupts = all_interrupts.saturating_add(interrupts);
+        all_faults = all_faults.saturating_add(faults);
+        if let (Some(function), Some(group)) =
+            (schedule.assignments.function(address), schedule.assignments.group_of(address))
+        {
+            info!(
+                "summary device={address} vm={} group={} ids={:04x}:{:04x} interrupts={interrupts} faults={faults}",
+                slot.name(),
+                group.0,
+                function.vendor,
+                function.device
+            );
+        }
+    }
+    info!(
+        "summary vm={} exits={} interrupts={all_interrupts} faults={all_faults} restarts={} frames={}",
+        slot.name(),
+        slot.exits(),
+        slot.life.runs().saturating_sub(1),
+        frames().in_use(Owner::Vm(slot.owner.id))
+    );
+}
