@@ -181,7 +181,11 @@ impl<M: Machine> Device<M> {
             return Ok(());
         }
         self.wake();
-        let result = if self.method.is_some() { self.run_reset() } else { Ok(()) };
+        let result = match &self.poison {
+            Some(poison) => Err(DeviceError::Reset(poison.clone())),
+            None if self.method.is_some() => self.run_reset(),
+            None => Ok(()),
+        };
         if self.poison.is_none() {
             self.saved.restore(&self.space);
         }

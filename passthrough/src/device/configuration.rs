@@ -4,7 +4,7 @@ use super::Device;
 use crate::config::register::{self, command};
 use crate::config::{Changes, MsiView, MsixView, Placement};
 use crate::door::{ConfigurationSpace, Machine, Width};
-use crate::reset::Resetter;
+use crate::reset::{Method, Resetter};
 
 /// Bits of the guest's command register that go through to the function as they are.
 const THROUGH: u16 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 9;
@@ -111,7 +111,10 @@ impl<M: Machine> Device<M> {
         }
         // In D3hot the configuration still reads as it was; on the way to D0 it may go.
         self.current.refresh(&self.space);
-        self.resetter().set_power(wanted);
+        self.set_power(wanted);
+        if self.poison.is_some() {
+            return true;
+        }
         // A state that the function does not have it does not take.
         let reached = self.resetter().power();
         let before = core::mem::replace(&mut self.power, reached);
@@ -133,9 +136,18 @@ impl<M: Machine> Device<M> {
         }
     }
 
+    /// Moves the function and waits until it answers; one that does not is poisoned.
+    fn set_power(&mut self, state: u16) {
+        self.resetter().set_power(state);
+        if let Err(error) = self.resetter().await_answer(Method::PowerManagement) {
+            self.poison = Some(error);
+        }
+    }
+
     /// D0, whatever the guest chose.
     pub(super) fn wake(&mut self) {
-        self.resetter().set_power(0);
-        self.power = 0;
+        if core::mem::replace(&mut self.power, 0) != 0 {
+            self.set_power(0);
+        }
     }
 }

@@ -13,12 +13,11 @@ impl<M: Machine> Device<M> {
     /// RESET: resets the function and gives it back its configuration and its messages, so that its owner finds
     /// everything but the function's own state as it was. A function that does not come back is poisoned.
     pub fn reset(&mut self) -> Result<(), DeviceError> {
-        if let Some(poison) = &self.poison {
-            return Err(DeviceError::Reset(poison.clone()));
-        }
+        self.check_poison()?;
         // Before it wakes: on the way from D3hot a function may forget what it still shows there.
         self.current.refresh(&self.space);
         self.wake();
+        self.check_poison()?;
         self.run_reset()?;
         self.current.restore(&self.space);
         self.rewrite_messages();
@@ -40,10 +39,15 @@ impl<M: Machine> Device<M> {
         } else {
             self.current.refresh(&self.space);
             self.wake();
+            self.check_poison()?;
             self.current.restore(&self.space);
             self.apply_command();
             Ok(())
         }
+    }
+
+    fn check_poison(&self) -> Result<(), DeviceError> {
+        self.poison.clone().map_or(Ok(()), |poison| Err(DeviceError::Reset(poison)))
     }
 
     /// The finest way that the function can be reset now.

@@ -252,6 +252,25 @@ fn a_power_state_that_the_function_does_not_have_changes_nothing() {
 }
 
 #[test]
+fn a_function_that_does_not_wake_is_poisoned() {
+    let bench = Bench::new();
+    let mut device = bench.open_decoding();
+    bench.function.set_silence(u32::MAX);
+    device.config_write(offset::POWER + 4, Width::Word, 3);
+    assert_eq!(device.config_write(offset::POWER + 4, Width::Word, 0), Changes::POWER);
+    assert!(device.poison().is_some());
+    assert!(!device.placement(0).unwrap().enabled);
+    device.close().unwrap();
+
+    let bench = Bench::new();
+    let mut device = bench.open_decoding();
+    bench.function.set_silence(u32::MAX);
+    device.config_write(offset::POWER + 4, Width::Word, 3);
+    assert_eq!(device.close().unwrap_err().errno(), Errno::ETIMEDOUT);
+    assert_eq!(bench.remapping.books(), Default::default());
+}
+
+#[test]
 fn a_sleeping_function_is_reset_without_losing_its_configuration() {
     for by_restart in [false, true] {
         let bench = Bench::new();
