@@ -69,3 +69,63 @@ const fn ones(width: Width) -> u64 {
         Width::Quad => u64::MAX,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+    use crate::fake::bench::Bench;
+
+    const TABLE: u64 = 0x2200;
+
+    #[test]
+    fn a_page_shared_by_table_and_registers_is_told_apart_by_byte() {
+        let bench = Bench::new();
+        let mut device = bench.open_decoding();
+        let accesses = || core::mem::take(&mut *bench.windows.accesses.lock().unwrap());
+        // A register right before the table, one right behind it, at every width.
+        let end = TABLE + 65 * 16;
+        for (at, width) in
+            [(TABLE - 8, Width::Quad), (TABLE - 1, Width::Byte), (end, Width::Double), (end + 6, Width::Word)]
+        {
+            device.region_write(0, at, width, 0x1122_3344_5566_7788);
+            let mask = if width == Width::Quad { u64::MAX } else { (1 << (width.bytes() * 8)) - 1 };
+            assert_eq!(device.region_read(0, at, width), 0x1122_3344_5566_7788 & mask);
+            assert_eq!(accesses(), vec![(0, at, width.bytes(), true), (0, at, width.bytes(), false)]);
+        }
+        // The table itself never reaches the function by itself.
+        for at in TABLE..end {
+            assert_eq!(device.region_write(0, at, Width::Byte, at & 0xff), Some(((at - TABLE) / 16) as u16));
+            assert_eq!(device.region_read(0, at, Width::Byte), at & 0xff);
+        }
+        assert_eq!(accesses(), vec![]);
+        assert_eq!(device.msix_message(1).unwrap().address, 0x1716_1514_1312_1110);
+        assert_eq!(device.msix_message(1).unwrap().data, 0x1b1a_1918);
+        // Across the border: half register, half table.
+        device.region_write(0, TABLE - 2, Width::Double, 0xaabb_ccdd);
+        assert_eq!(accesses(), vec![(0, TABLE - 2, 2, true)]);
+        assert_eq!(device.region_read(0, TABLE, Width::Word), 0xaabb);
+        assert_eq!(device.region_read(0, TABLE - 2, Width::Double), 0xaabb_ccdd);
+        // Pending bits can be read and not written.
+        accesses();
+        device.region_write(0, 0x3000, Width::Quad, u64::MAX);
+        assert_eq!(accesses(), vec![]);
+        assert_eq!(device.region_read(0, 0x3000, Width::Quad), 0);
+    }
+
+    #[test]
+    fn nothing_answers_past_the_end_or_with_decoding_off() {
+        let bench = Bench::new();
+        let mut device = bench.open_decoding();
+        assert_eq!(device.region_read(0, 0x4000, Width::Double), 0xffff_ffff);
+        assert_eq!(device.region_read(0, 0x3ffe, Width::Double), 0xffff_ffff);
+        assert_eq!(device.region_read(0, u64::MAX, Width::Quad), u64::MAX);
+        assert_eq!(device.region_read(2, 0, Width::Word), 0xffff, "ports are off");
+        assert_eq!(device.region_read(5, 0, Width::Byte), 0xff);
+        assert_eq!(device.region_write(0, u64::MAX, Width::Quad, 0), None);
+        device.config_write(0x04, Width::Word, 0);
+        assert_eq!(device.region_read(0, 0, Width::Word), 0xffff);
+        assert_eq!(bench.windows.accesses.lock().unwrap().len(), 0);
+    }
+}
