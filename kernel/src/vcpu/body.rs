@@ -171,7 +171,13 @@ impl<E: VcpuEngine> Body<E> {
             Exit::Port(access) => self.handle_port(access, platform),
             Exit::Nested(fault) => self.handle_nested(fault, platform),
             Exit::Halt => self.handle_halt(platform),
-            Exit::Interrupt | Exit::InterruptWindow => {
+            Exit::Interrupt => {
+                // It may have been the timer's, which can come before its moment: it is armed no more.
+                self.armed = None;
+                self.attention = true;
+                Ok(())
+            }
+            Exit::InterruptWindow => {
                 self.attention = true;
                 Ok(())
             }
@@ -300,8 +306,7 @@ impl<E: VcpuEngine> Body<E> {
         let now = (self.timer.nanoseconds)();
         self.apic.tick(now);
         let next = self.deadline();
-        // A deadline that has passed was the host's interrupt: it is armed no more.
-        if next != self.armed || self.armed.is_some_and(|armed| armed <= now) {
+        if next != self.armed {
             self.armed = next;
             if let Some(deadline) = next {
                 (self.timer.set_deadline)(deadline);
