@@ -209,6 +209,11 @@ impl Channel {
         (at > elapsed).then(|| start.saturating_add(at))
     }
 
+    /// Ticks between two rising edges, in the modes that have more than one.
+    pub(super) fn period(&self) -> Option<u64> {
+        self.reload.filter(|_| self.mode.is_periodic())
+    }
+
     fn elapsed(&self, tick: u64) -> u64 {
         self.before + self.since.map_or(0, |since| tick.saturating_sub(since))
     }

@@ -13,6 +13,11 @@ pub const FREQUENCY: u64 = 1_193_182;
 /// Interrupt 0 comes at most this often (in ticks, about 100 us): a guest that asks for more gets fewer, so that it
 /// cannot spend its processor on the host's timer alone.
 const EDGE_MINIMUM: u64 = 119;
+/// Interrupts that came too late are made up for at this distance (in ticks, about 250 us): a guest that counts them
+/// to keep time, or to see whether the timer works at all, gets them even on a machine that is slow to serve it.
+const CATCH_UP: u64 = 298;
+/// As many are owed at most.
+const OWED_MAXIMUM: u64 = 50;
 
 /// Port 0x61: gate of channel 2.
 const GATE: u8 = 1 << 0;
@@ -32,6 +37,10 @@ pub struct Timer {
     speaker: bool,
     /// The tick of channel 0's next rising edge.
     next_edge: Option<u64>,
+    /// Rising edges that passed and did not interrupt yet.
+    owed: u64,
+    /// The tick of the next interrupt: when an edge comes, or when one is made up for.
+    next_interrupt: Option<u64>,
 }
 
 impl Timer {
@@ -41,6 +50,8 @@ impl Timer {
             channels: [Channel::new(true), Channel::new(true), Channel::new(false)],
             speaker: false,
             next_edge: None,
+            owed: 0,
+            next_interrupt: None,
         }
     }
 
@@ -58,7 +69,8 @@ impl Timer {
         match self.channels.get_mut(usize::from(offset)) {
             Some(channel) => {
                 if channel.write(value, tick) && offset == 0 {
-                    self.next_edge = channel.rising_edge_after(tick);
+                    let edge = channel.rising_edge_after(tick);
+                    self.restart(edge);
                 }
             }
             None => self.command(value, tick),
@@ -92,20 +104,38 @@ impl Timer {
 
     /// When interrupt 0 is due next (ns).
     pub fn deadline(&self) -> Option<u64> {
-        self.next_edge.map(|tick| super::nanoseconds(tick, FREQUENCY))
+        self.next_interrupt.map(|tick| super::nanoseconds(tick, FREQUENCY))
     }
 
-    /// Whether the output of channel 0 rose since the last call. Edges missed are not made up for: their grid is
-    /// kept, as on hardware that nobody served in time.
+    /// Whether interrupt 0 is raised now. Edges that passed unserved are made up for one by one.
     pub fn expire(&mut self, now: u64) -> bool {
         let tick = tick(now);
-        if self.next_edge.is_none_or(|edge| edge > tick) {
+        if self.next_interrupt.is_none_or(|due| due > tick) {
             return false;
         }
         let [channel, ..] = &self.channels;
-        let next = channel.rising_edge_after(tick);
-        self.next_edge = next.map(|edge| edge.max(tick.saturating_add(EDGE_MINIMUM)));
+        if let Some(late) = self.next_edge.and_then(|edge| tick.checked_sub(edge)) {
+            let passed = channel.period().map_or(1, |period| (late / period).saturating_add(1));
+            self.owed = self.owed.saturating_add(passed).min(OWED_MAXIMUM);
+            self.next_edge = channel.rising_edge_after(tick);
+        }
+        let Some(left) = self.owed.checked_sub(1) else {
+            self.next_interrupt = self.next_edge;
+            return false;
+        };
+        self.owed = left;
+        self.next_interrupt = match left {
+            0 => self.next_edge.map(|edge| edge.max(tick.saturating_add(EDGE_MINIMUM))),
+            _ => Some(tick.saturating_add(CATCH_UP)),
+        };
         true
+    }
+
+    /// Channel 0 was programmed: its next edge is this, and nothing of before is owed.
+    fn restart(&mut self, edge: Option<u64>) {
+        self.next_edge = edge;
+        self.next_interrupt = edge;
+        self.owed = 0;
     }
 
     /// A write of the control word register (data sheet, "control word format").
@@ -120,7 +150,7 @@ impl Timer {
             access => {
                 channel.program(access, Mode::from_bits((value >> 1) & 7), value & 1 != 0);
                 if selected == 0 {
-                    self.next_edge = None;
+                    self.restart(None);
                 }
             }
         }

@@ -37,13 +37,38 @@ fn a_rate_generator_interrupts_once_a_period() {
 }
 
 #[test]
-fn a_late_tick_keeps_the_grid_and_is_not_made_up_for() {
+fn ticks_that_came_too_late_are_made_up_for_and_the_grid_is_kept() {
+    let mut timer = programmed(0x34, 10_000, 0);
+    let mut tick = 35_500;
+    for left in (0..3).rev() {
+        assert!(timer.expire(at(tick)), "{left} are left");
+        assert!(!timer.expire(at(tick)), "kept apart");
+        if left > 0 {
+            tick += CATCH_UP;
+            assert_eq!(timer.deadline(), Some(at(tick)));
+        }
+    }
+    assert_eq!(timer.deadline(), Some(at(40_000)));
+    assert!(timer.expire(at(49_990)));
+    assert_eq!(timer.deadline(), Some(at(49_990 + EDGE_MINIMUM)), "the next is not lost, but kept apart");
+}
+
+#[test]
+fn what_is_owed_is_bounded_and_forgotten_with_a_new_count() {
+    let mut timer = programmed(0x34, 0xffff, 0);
+    let mut now = at(200 * 0xffff);
+    let made_up = (0..1000).take_while(|_| {
+        let raised = timer.expire(now);
+        now += at(CATCH_UP) + 1;
+        raised
+    });
+    assert_eq!(made_up.count() as u64, OWED_MAXIMUM);
     let mut timer = programmed(0x34, 1000, 0);
-    assert!(timer.expire(at(5500)));
-    assert!(!timer.expire(at(5500)));
-    assert_eq!(timer.deadline(), Some(at(6000)));
-    assert!(timer.expire(at(6990)));
-    assert_eq!(timer.deadline(), Some(at(6990 + EDGE_MINIMUM)), "the next one is not lost, but kept apart");
+    assert!(timer.expire(at(10_500)));
+    for byte in 2000u16.to_le_bytes() {
+        timer.write(0, byte, at(10_500));
+    }
+    assert_eq!(timer.deadline(), Some(at(12_500)));
 }
 
 #[test]
