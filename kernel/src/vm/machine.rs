@@ -253,6 +253,10 @@ impl<M: GuestMemory + Send + Sync> Platform for Vm<M> {
         self.memory.write(address, from)
     }
 
+    fn host_page(&self, page: GuestPhysical) -> Option<HostPhysical> {
+        self.memory.host_page(page)
+    }
+
     fn nested_root(&self) -> HostPhysical {
         self.memory.nested_root()
     }

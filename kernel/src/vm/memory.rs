@@ -23,6 +23,9 @@ pub trait GuestMemory {
     /// [`NotMemory`] when not all of it is RAM that the guest may write; nothing is copied then.
     fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory>;
 
+    /// Where a page that the guest can write is on the host, for as long as this memory lives.
+    fn host_page(&self, page: GuestPhysical) -> Option<HostPhysical>;
+
     /// The root of the table through which processors reach it. Constant.
     fn nested_root(&self) -> HostPhysical;
 }
@@ -38,6 +41,14 @@ impl GuestMemory for crate::memory::GuestMemory {
 
     fn write(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {
         self.write(address, from).map_err(|_| NotMemory)
+    }
+
+    fn host_page(&self, page: GuestPhysical) -> Option<HostPhysical> {
+        self.blocks()
+            .iter()
+            .find(|block| page >= block.guest && page.as_u64() - block.guest.as_u64() < block.length)
+            .filter(|block| block.access == crate::memory::Access::ReadWrite)?;
+        self.host_of(page)
     }
 
     fn nested_root(&self) -> HostPhysical {
@@ -114,6 +125,10 @@ pub(crate) mod tests {
                 pages.entry(at / 4096).or_insert_with(|| Box::new([0; 4096]))[(at % 4096) as usize] = *byte;
             }
             Ok(())
+        }
+
+        fn host_page(&self, _: GuestPhysical) -> Option<HostPhysical> {
+            None
         }
 
         fn nested_root(&self) -> HostPhysical {
