@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use log::{info, warn};
 use spin::Mutex;
 
-use crate::address::{Iova, PciAddress};
-use crate::dmar::{Buses, Coverage, Dmar, Flags};
+use crate::address::{HostPhysical, Iova, PciAddress};
+use crate::dmar::{Buses, Coverage, Dmar, Flags, ReservedRange};
 use crate::door::Machine;
 use crate::driver::registry::Registry;
 use crate::driver::{BringUpError, DomainRequest, Driver, InterruptRemapping, NoInterruptRemapping};
@@ -126,12 +126,11 @@ impl<M: Machine> Driver<M> {
             Err(error) => return warn!("{device} loses its reserved memory: {error}"),
         };
         self.machine.without_interrupts(|| self.registry.lock().reserved.push(domain));
-        for range in self.coverage.reserved_for(device).filter(|range| range.usable) {
-            let length = range.last.as_u64() - range.first.as_u64() + 1;
-            let iova = Iova::new(range.first.as_u64());
-            match self.map(domain, iova, range.first, length, Permissions::READ_WRITE) {
-                Ok(()) => info!("{device} keeps {} to {}, which firmware reserved for it", range.first, range.last),
-                Err(error) => warn!("{device} loses its reserved memory at {}: {error}", range.first),
+        for (first, last) in joined(self.coverage.reserved_for(device)) {
+            let length = last.as_u64() - first.as_u64() + 1;
+            match self.map(domain, Iova::new(first.as_u64()), first, length, Permissions::READ_WRITE) {
+                Ok(()) => info!("{device} keeps {first} to {last}, which firmware reserved for it"),
+                Err(error) => warn!("{device} loses its reserved memory at {first}: {error}"),
             }
         }
         if let Err(error) = self.attach(domain, device, &[]) {
@@ -147,6 +146,20 @@ impl<M: Machine> Driver<M> {
         self.units.into_iter().for_each(Unit::abandon);
         self.registry.into_inner().dissolve(!known);
     }
+}
+
+/// The usable ranges, first to last byte, with those that overlap made one: firmware names some twice.
+fn joined(ranges: impl Iterator<Item = ReservedRange>) -> Vec<(HostPhysical, HostPhysical)> {
+    let mut ranges: Vec<_> = ranges.filter(|range| range.usable).map(|range| (range.first, range.last)).collect();
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, kept| {
+        let overlap = next.0 <= kept.1;
+        if overlap {
+            kept.1 = kept.1.max(next.1);
+        }
+        overlap
+    });
+    ranges
 }
 
 fn make_units<M: Machine>(

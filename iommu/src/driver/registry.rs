@@ -95,11 +95,16 @@ impl<M: Machine> Registry<M> {
     }
 
     /// Ends all domains. Their tables are given back only where the hardware is `off`.
-    pub(super) fn dissolve(self, off: bool) {
-        for domain in self.domains.into_values() {
-            if !off {
-                domain.lock().distrust();
-            }
+    pub(super) fn dissolve(mut self, off: bool) {
+        if off {
+            drop(core::mem::take(&mut self.domains));
         }
+    }
+}
+
+/// Whoever lets go of a driver without turning the units off leaves them their tables.
+impl<M: Machine> Drop for Registry<M> {
+    fn drop(&mut self) {
+        self.domains.values().for_each(|domain| domain.lock().distrust());
     }
 }

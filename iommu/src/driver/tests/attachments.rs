@@ -116,18 +116,21 @@ fn endpoint(device: PciAddress) -> Scope {
 fn a_device_keeps_its_reserved_memory_until_it_is_given_away() {
     let machine = TestMachine::with(0, 0);
     let mut table = single_unit_table();
-    table.reserved_memory.push(ReservedMemory {
-        segment: 0,
-        first: HostPhysical::new(0x7000_0000),
-        last: HostPhysical::new(0x7000_1fff),
-        scopes: vec![endpoint(DEVICE)],
-        defect: None,
-    });
+    // The second lies within the first, as some firmware has it.
+    for (first, last) in [(0x7000_0000, 0x7000_1fff), (0x7000_1000, 0x7000_1fff)] {
+        table.reserved_memory.push(ReservedMemory {
+            segment: 0,
+            first: HostPhysical::new(first),
+            last: HostPhysical::new(last),
+            scopes: vec![endpoint(DEVICE)],
+            defect: None,
+        });
+    }
     let options = Options { apic_mode: ApicMode::X2Apic, ..Options::default() };
     let driver = Driver::bring_up(machine.clone(), &table, &machine, &options).unwrap();
     assert_eq!(read(machine.unit(), DEVICE, 0x7000_1000), Ok(0x7000_1000));
     assert_eq!(read(machine.unit(), DEVICE, 0x7000_2000), Err(6));
-    assert_eq!(driver.reserved_memory(DEVICE).count(), 1);
+    assert_eq!(driver.reserved_memory(DEVICE).count(), 2);
     let domain = domain(&driver);
     driver.attach(domain, DEVICE, &[]).unwrap();
     assert_eq!(read(machine.unit(), DEVICE, 0x7000_1000), Err(6));
@@ -138,6 +141,39 @@ fn a_device_keeps_its_reserved_memory_until_it_is_given_away() {
     let options = Options { honour_reserved_memory: false, ..options };
     let _driver = Driver::bring_up(machine.clone(), &table, &machine, &options).unwrap();
     assert_eq!(read(machine.unit(), DEVICE, 0x7000_1000), Err(1));
+}
+
+#[test]
+fn a_driver_that_is_let_go_leaves_the_units_their_tables() {
+    let (machine, driver) = started(0, 0);
+    let domain = domain(&driver);
+    driver.attach(domain, DEVICE, &[]).unwrap();
+    driver.map(domain, Iova::new(0), HOST, 0x1000, RW).unwrap();
+    let before = machine.memory.in_use();
+    drop(driver);
+    assert_eq!(machine.memory.in_use(), before);
+    assert_eq!(read(machine.unit(), DEVICE, 0), Ok(0x4000_0000));
+}
+
+#[test]
+fn ending_the_driver_gives_back_the_tables_of_devices_that_are_still_attached() {
+    let (machine, driver) = started(0, 0);
+    let domain = domain(&driver);
+    driver.attach(domain, DEVICE, &[]).unwrap();
+    driver.map(domain, Iova::new(0), HOST, 0x1000, RW).unwrap();
+    driver.shut_down().unwrap();
+    assert_eq!(machine.memory.in_use(), 0);
+}
+
+#[test]
+fn a_unit_that_does_not_turn_off_keeps_every_table() {
+    let (machine, driver) = started(0, 0);
+    domain(&driver);
+    let before = machine.memory.in_use();
+    machine.unit().set_trouble(Some(Trouble::Stuck(TE)));
+    let error = driver.shut_down().unwrap_err();
+    assert!(error.to_string().contains("did not turn DMA remapping off"), "{error}");
+    assert_eq!(machine.memory.in_use(), before);
 }
 
 #[test]
