@@ -7,7 +7,7 @@ use spin::Mutex;
 
 use crate::console::output;
 use crate::cpu::features::Features;
-use crate::cpu::online::{install_boot_cpu, set_up_boot_cpu};
+use crate::cpu::online::{install_boot_cpu, name_boot_cpu, set_up_boot_cpu};
 use crate::cpu::{self, ApicMode, calibration, clock, features, symbols};
 use crate::memory::takeover::{self, Prepared};
 use crate::memory::{Owner, frames, heap_use, memory_map};
@@ -25,8 +25,11 @@ static ON_THE_WAY: Mutex<Option<(Handoff, Features, Prepared, fn(Machine) -> !)>
 /// Called once, by the loader's jump, with what the crate `handoff` promises.
 pub unsafe fn start(handoff: *const Handoff, then: fn(Machine) -> !) -> ! {
     clock::begin();
-    // SAFETY: nobody drives COM1 any more.
-    unsafe { output::open() };
+    // SAFETY: this is the boot CPU, and nobody drives COM1 any more.
+    unsafe {
+        name_boot_cpu();
+        output::open();
+    }
     if handoff.is_null() || !handoff.is_aligned() {
         stop(&handed_over::HandoffError::NoHandoff);
     }

@@ -69,31 +69,33 @@ impl Screen {
 
     fn clear_line(&mut self, line: usize) {
         for row in line * HEIGHT..(line + 1) * HEIGHT {
-            let start = row * self.stride;
-            for offset in (start..start + self.row).step_by(8) {
-                self.window.write_u64(offset as u64, 0);
-            }
+            self.window.clear((row * self.stride) as u64, self.row / 8);
         }
     }
 
     fn draw(&mut self, character: char) {
         let glyph = glyph(character);
         let start = self.line * HEIGHT * self.stride + self.column * WIDTH * BYTES;
-        for (row, bits) in glyph.iter().enumerate() {
-            // The font is 8 x 8: each row is drawn twice.
-            for start in [start + row * 2 * self.stride, start + (row * 2 + 1) * self.stride] {
-                for pair in 0..WIDTH / 2 {
-                    let left = bits >> (pair * 2) & 1;
-                    let right = bits >> (pair * 2 + 1) & 1;
-                    let pixels =
-                        (u64::from(left) * u64::from(FOREGROUND)) | ((u64::from(right) * u64::from(FOREGROUND)) << 32);
-                    // What is blank was cleared already.
-                    if pixels != 0 {
-                        self.window.write_u64((start + pair * 2 * BYTES) as u64, pixels);
-                    }
-                }
+        // What is blank was cleared already. The font is 8 x 8: each row is drawn twice.
+        for (row, bits) in glyph.into_iter().enumerate().filter(|(_, bits)| *bits != 0) {
+            let pixels = [bits, bits >> 2, bits >> 4, bits >> 6].map(pair);
+            for row in [row * 2, row * 2 + 1] {
+                self.window.write_all_u64((start + row * self.stride) as u64, &pixels);
             }
         }
+    }
+}
+
+/// Two pixels: the left one is bit 0.
+fn pair(bits: u8) -> u64 {
+    const BOTH: u64 = FOREGROUND as u64 | (FOREGROUND as u64) << 32;
+    const PAIRS: [u64; 4] = [0, FOREGROUND as u64, (FOREGROUND as u64) << 32, BOTH];
+    let [none, left, right, both] = PAIRS;
+    match bits & 3 {
+        0 => none,
+        1 => left,
+        2 => right,
+        _ => both,
     }
 }
 

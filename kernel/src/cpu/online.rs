@@ -193,6 +193,16 @@ pub(crate) fn set_up_boot_cpu(wanted: Mode, features: &Features) -> Result<Mode,
     Ok(chosen)
 }
 
+/// Makes the boot CPU's own data known to it, so that a panic can be reported from the first instructions on.
+///
+/// # Safety
+///
+/// Called on the boot CPU.
+pub(crate) unsafe fn name_boot_cpu() {
+    // SAFETY: the caller's promise.
+    unsafe { per_cpu::boot().make_current() };
+}
+
 /// Makes the boot CPU's own data and descriptor tables known to it.
 ///
 /// # Safety

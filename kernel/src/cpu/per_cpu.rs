@@ -112,14 +112,24 @@ impl PerCpu {
     /// This CPU is the one that the structure is for and has not installed one before; it runs on the hypervisor's page
     /// tables, in which its stacks are mapped.
     pub(super) unsafe fn install(&'static self) {
-        let this: *const Self = self;
-        self.this.store(this.cast_mut(), Ordering::Relaxed);
         // SAFETY: the caller's promise. The segments come first: loading GS clears its base.
         unsafe {
             self.descriptors.call_once(|| Descriptors::new(self.index)).load();
-            msr::write(msr::GS_BASE, this.expose_provenance() as u64);
+            self.make_current();
             descriptors::load_gates();
         }
+    }
+
+    /// Makes this structure the one that [`current`] finds on this CPU.
+    ///
+    /// # Safety
+    ///
+    /// This CPU is the one that the structure is for.
+    pub(super) unsafe fn make_current(&'static self) {
+        let this: *const Self = self;
+        self.this.store(this.cast_mut(), Ordering::Relaxed);
+        // SAFETY: nobody but `current` uses the base.
+        unsafe { msr::write(msr::GS_BASE, this.expose_provenance() as u64) };
     }
 
     /// Sets the local APIC id, when it is known.

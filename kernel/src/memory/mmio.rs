@@ -111,6 +111,36 @@ impl Mmio {
     pub fn write_u64(&self, offset: u64, value: u64) {
         self.write(offset, value);
     }
+
+    /// As many 8-byte writes as `values` has, from `offset` on, in order; none of them where the last one would leave
+    /// the window.
+    pub fn write_all_u64(&self, offset: u64, values: &[u64]) {
+        if let Some(place) = self.run(offset, values.len()) {
+            for (index, value) in values.iter().enumerate() {
+                // SAFETY: `run` gives an aligned place for all of the values inside of the window.
+                unsafe { place.add(index).write_volatile(*value) }
+            }
+        }
+    }
+
+    /// Writes `count` times 8 bytes of zeros from `offset` on; none of them where the last one would leave the window.
+    pub fn clear(&self, offset: u64, count: usize) {
+        if let Some(place) = self.run(offset, count) {
+            // SAFETY: `run` gives a place for that many words inside of the window; the direction flag is clear, as
+            // the calling convention has it.
+            unsafe {
+                core::arch::asm!("rep stosq", inout("rdi") place => _, inout("rcx") count => _, in("rax") 0u64,
+                    options(nostack, preserves_flags));
+            }
+        }
+    }
+
+    /// The place of `count` words of 8 bytes.
+    fn run(&self, offset: u64, count: usize) -> Option<*mut u64> {
+        let length = (count as u64).checked_mul(8)?;
+        (offset.checked_add(length)? <= self.length).then_some(())?;
+        if count == 0 { None } else { self.place(offset) }
+    }
 }
 
 impl fmt::Debug for Mmio {
@@ -183,6 +213,16 @@ mod tests {
             assert_eq!(mmio.read_u64(offset), !0, "{what}");
         }
         assert_eq!(mmio.read_u64(8), 5 << 32);
+        mmio.write_all_u64(0, &[1, 2]);
+        mmio.write_all_u64(8, &[3, 4]);
+        mmio.write_all_u64(u64::MAX - 7, &[3]);
+        mmio.write_all_u64(4, &[3]);
+        assert_eq!((mmio.read_u64(0), mmio.read_u64(8)), (1, 2));
+        mmio.clear(0, 1);
+        mmio.clear(8, 2);
+        mmio.clear(8, usize::MAX);
+        assert_eq!((mmio.read_u64(0), mmio.read_u64(8)), (0, 2));
+        mmio.write_u64(8, 5 << 32);
         let part = mmio.part(8, 8).unwrap();
         assert_eq!(part.read_u32(4), 5);
         assert_eq!(part.read_u32(8), !0);
