@@ -60,7 +60,8 @@ impl Assigned {
         if functions.is_empty() {
             return Ok(assigned);
         }
-        let remapping = assignments.remapping().map_err(|reason| AssignError::NoRemapping { reason })?;
+        let remapping =
+            *assignments.remapping().map_err(|reason| AssignError::NoRemapping { reason: reason.to_string() })?;
         if recipient.unsafe_interrupts {
             warn!(
                 "{}: unsafe-interrupts is allowed: its devices may send any interrupt where interrupts are not remapped",

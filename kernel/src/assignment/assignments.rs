@@ -65,8 +65,8 @@ impl Assignments {
     /// # Errors
     ///
     /// Why there are none, as a clause.
-    pub fn remapping(&self) -> Result<Remapping, String> {
-        self.remapping.clone()
+    pub fn remapping(&self) -> Result<&Remapping, &str> {
+        self.remapping.as_ref().map_err(String::as_str)
     }
 
     /// Configuration space.

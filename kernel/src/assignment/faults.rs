@@ -1,43 +1,68 @@
 //! Requests that a remapping unit blocked: taken from its records, told to their owner, one line each.
 //!
-//! The unit's fault interrupt only notes that there is something ([`announce`]); the records are read by the CPU's own
-//! loop, outside of interrupt handlers, since silencing a device takes its owner's locks.
+//! A unit may have as little as one record, and drops what comes while it is full. So the handler of its interrupt
+//! empties the records at once, into a queue of fixed size ([`take`]). A CPU's own loop tells what is queued
+//! ([`tell_all`]): that writes to the log, and silencing a device takes its owner's locks.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use iommu::address::{Iova, PciAddress};
 use iommu::driver::FaultReport;
 use iommu::fault::{Access, Place};
 use log::{error, warn};
+use spin::Mutex;
 
 use super::{Assigned, Remapping};
+use crate::cpu::interrupts;
 
-/// Faults wait to be read.
+/// Reports that wait to be told. More than a device may have reported within a second.
+const QUEUE: usize = 64;
+
+/// Locked with interrupts off, since the handler locks it too.
+static REPORTS: Mutex<ArrayVec<FaultReport, QUEUE>> = Mutex::new(ArrayVec::new_const());
+/// Something is queued, or waits in a record that no interrupt announces.
 static PENDING: AtomicBool = AtomicBool::new(false);
+/// Reports for which the queue had no room.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+/// How often a unit dropped faults because its records were full.
+static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
 
-/// Notes that a unit has recorded faults. Callable from an interrupt handler.
-pub fn announce() {
-    PENDING.store(true, Ordering::Release);
-}
-
-/// Whether [`drain`] would find something.
+/// Whether [`tell_all`] has something to do.
 pub fn are_pending() -> bool {
     PENDING.load(Ordering::Acquire)
 }
 
-/// Reads the units' fault records. `owner` calls its second argument with the name of the VM that holds a function, and
-/// with what that VM was given, if it has one.
-pub fn drain(remapping: &Remapping, owner: impl Fn(PciAddress, &mut dyn FnMut(&str, Option<&Assigned>))) {
-    // Before the look: what is recorded from now on announces itself again.
-    PENDING.store(false, Ordering::Release);
+/// Empties the units' records into the queue. Callable from an interrupt handler.
+pub fn take(remapping: &Remapping) {
     let drained = remapping.driver().drain_faults(|report| {
-        owner(report.device, &mut |vm, assigned| tell(report, vm, assigned));
+        if interrupts::without(|| REPORTS.lock().try_push(*report)).is_err() {
+            LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        }
     });
-    if drained.overflows > 0 {
-        warn!("{} remapping unit(s) had no record free and dropped faults", drained.overflows);
+    OVERFLOWS.fetch_add(drained.overflows as u64, Ordering::Relaxed);
+    if drained.taken > 0 || drained.more || drained.overflows > 0 {
+        PENDING.store(true, Ordering::Release);
     }
-    if drained.more {
-        announce();
+}
+
+/// Tells everything that is queued. `owner` calls its second argument with the name of the VM that holds a function,
+/// and with what that VM was given, if it runs.
+pub fn tell_all(remapping: &Remapping, owner: impl Fn(PciAddress, &mut dyn FnMut(&str, Option<&Assigned>))) {
+    // Before the look: what is queued from now on is pending again.
+    PENDING.store(false, Ordering::Release);
+    take(remapping);
+    let reports = interrupts::without(|| core::mem::take(&mut *REPORTS.lock()));
+    for report in reports {
+        owner(report.device, &mut |vm, assigned| tell(&report, vm, assigned));
+    }
+    for (count, what) in [
+        (LEFT_OUT.swap(0, Ordering::Relaxed), "reports of faults were left out: they came faster than they are told"),
+        (OVERFLOWS.swap(0, Ordering::Relaxed), "times a remapping unit had no record free and dropped faults"),
+    ] {
+        if count > 0 {
+            warn!("{count} {what}");
+        }
     }
 }
 

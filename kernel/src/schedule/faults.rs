@@ -19,27 +19,31 @@ pub(super) fn listen(schedule: &Schedule) {
         return error!("no vector is left for remapping faults: they are counted by the units alone");
     };
     vectors::set_handler(&vector, interrupted, 0);
-    // What was recorded before this is not announced any more.
-    records::announce();
     if let Err(error) = remapping.driver().set_fault_interrupt(apic_id, vector.number()) {
         error!("remapping faults are not announced: {error}");
     }
+    // What was recorded before this is not announced any more.
+    records::take(remapping);
 }
 
-/// The handler: makes the CPU leave its guest and look.
+/// The handler: empties the records, and makes the CPU leave its guest and tell.
 fn interrupted(_: usize) {
-    records::announce();
-    let seat = schedule().and_then(|schedule| schedule.seat(CPU));
-    if let Some(endpoint) = seat.and_then(|(slot, vcpu)| slot.bus.endpoint(vcpu)) {
+    let Some(schedule) = schedule() else { return };
+    if let Ok(remapping) = schedule.assignments.remapping() {
+        records::take(remapping);
+    }
+    if let Some(endpoint) = schedule.seat(CPU).and_then(|(slot, vcpu)| slot.bus.endpoint(vcpu)) {
         endpoint.request(Requests::YIELD);
     }
 }
 
-/// Reads what was recorded and tells whose it is.
-pub(super) fn drain(schedule: &Schedule) {
+/// Tells whose the faults are that were recorded.
+pub(super) fn tell(schedule: &Schedule) {
     let Ok(remapping) = schedule.assignments.remapping() else { return };
-    records::drain(&remapping, |device, tell| match schedule.slots.iter().find(|slot| slot.claims.contains(&device)) {
-        Some(slot) => tell(slot.name(), slot.assigned.lock().as_ref()),
-        None => tell("none", None),
+    records::tell_all(remapping, |device, tell| {
+        match schedule.slots.iter().find(|slot| slot.claims.contains(&device)) {
+            Some(slot) => tell(slot.name(), slot.assigned.lock().as_ref()),
+            None => tell("none", None),
+        }
     });
 }

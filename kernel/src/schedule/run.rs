@@ -139,6 +139,6 @@ fn has_work(cpu: u32) -> bool {
 
 fn work(schedule: &Schedule, cpu: u32) {
     if has_work(cpu) {
-        faults::drain(schedule);
+        faults::tell(schedule);
     }
 }

@@ -11,7 +11,7 @@ pub(super) fn of_vm(schedule: &Schedule, slot: &Slot) {
     let remapping = schedule.assignments.remapping().ok();
     if remapping.is_some() {
         // What its devices tried last is still in the records.
-        faults::drain(schedule);
+        faults::tell(schedule);
     }
     let (mut all_interrupts, mut all_faults) = (0u64, 0u64);
     for &address in &slot.claims {
