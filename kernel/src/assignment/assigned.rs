@@ -14,9 +14,9 @@ use passthrough::group::{Group, GroupError};
 use passthrough::reset::BusReset;
 use passthrough::topology::GroupId;
 
-use super::{AssignedFunction, Assignments, Doors, FunctionSpace, FunctionWindows, Remapping};
+use super::{AssignedFunction, Assignments, DmaWindows, Doors, FunctionSpace, FunctionWindows, Remapping};
 use crate::cpu::clock::Clock;
-use crate::memory::{self, GuestMemory, MapMmioError};
+use crate::memory::{self, GuestBlock, GuestMemory, MapMmioError};
 use crate::platform::pci;
 use crate::vapic::ApicBus;
 
@@ -94,6 +94,12 @@ impl Assigned {
     /// The functions, in the configuration's order.
     pub fn functions(&self) -> &[Arc<AssignedFunction>] {
         &self.functions
+    }
+
+    /// Further addresses at which these functions may come to reach the VM's RAM, whose blocks these are; `None` without
+    /// functions. Dropped before `self` is closed.
+    pub fn dma_windows(&self, blocks: &[GuestBlock]) -> Option<DmaWindows<Remapping>> {
+        self.container.as_ref().map(|container| DmaWindows::new(container.clone(), blocks))
     }
 
     /// The container's mapping at or nearest to an address, for fault reports.

@@ -3,6 +3,7 @@
 
 mod assigned;
 mod assignments;
+mod dma_windows;
 mod entries;
 mod event;
 mod events;
@@ -16,6 +17,7 @@ mod windows;
 
 pub use assigned::{AssignError, Assigned, Recipient};
 pub use assignments::{Assignments, Plan};
+pub use dma_windows::{DmaWindows, WindowError};
 pub use entries::Entries;
 pub use event::Target;
 pub use events::Events;

@@ -170,6 +170,7 @@ fn machine(
             })
         }
     };
+    let windows = assigned.dma_windows(memory.blocks());
     let parts = Parts {
         map,
         memory,
@@ -177,7 +178,7 @@ fn machine(
         bus: slot.bus.clone(),
         image,
         debug_exit: slot.configuration.debug_exit,
-        host: Arc::new(KernelHost::new(&slot.owner.name)),
+        host: Arc::new(KernelHost::new(&slot.owner.name, windows)),
         // A machine without a clock: its guests begin in 1970, as a PC's with an empty battery do.
         wall: wall_clock::read().unwrap_or(0),
     };

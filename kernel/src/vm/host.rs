@@ -20,4 +20,8 @@ pub trait Host: Send + Sync {
 
     /// The guest printed faster than it may: so many bytes were dropped since the last call.
     fn console_dropped(&self, bytes: u64);
+
+    /// A hypercall that is neither the virtual CPU's nor the VM's. `None`: there is none of this number, or it was
+    /// refused.
+    fn hypercall(&self, number: u64, arguments: [u64; 3]) -> Option<u64>;
 }

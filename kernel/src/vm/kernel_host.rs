@@ -5,6 +5,7 @@ use alloc::string::String;
 use spin::Mutex;
 
 use super::host::Host;
+use crate::assignment::{DmaWindows, Remapping};
 use crate::console::{self, GuestConsole};
 use crate::cpu::clock;
 
@@ -13,12 +14,13 @@ use crate::cpu::clock;
 pub struct KernelHost {
     name: String,
     console: Mutex<GuestConsole>,
+    windows: Option<DmaWindows<Remapping>>,
 }
 
 impl KernelHost {
-    /// For the VM with this name.
-    pub fn new(name: &str) -> Self {
-        Self { name: String::from(name), console: Mutex::new(GuestConsole::new(name)) }
+    /// For the VM with this name, which may open these windows for its devices.
+    pub fn new(name: &str, windows: Option<DmaWindows<Remapping>>) -> Self {
+        Self { name: String::from(name), console: Mutex::new(GuestConsole::new(name)), windows }
     }
 }
 
@@ -46,5 +48,9 @@ impl Host for KernelHost {
 
     fn console_dropped(&self, bytes: u64) {
         log::warn!(target: "vm", "{} printed faster than it may: {bytes} bytes of it were dropped", self.name);
+    }
+
+    fn hypercall(&self, number: u64, arguments: [u64; 3]) -> Option<u64> {
+        self.windows.as_ref()?.call(number, arguments)
     }
 }

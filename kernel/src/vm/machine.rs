@@ -280,8 +280,8 @@ impl<M: GuestMemory + Send + Sync> Platform for Vm<M> {
         self.wiring.end_of_interrupt(vector);
     }
 
-    fn hypercall(&self, _vcpu: usize, _number: u64, _arguments: [u64; 3]) -> Option<u64> {
-        None
+    fn hypercall(&self, _vcpu: usize, number: u64, arguments: [u64; 3]) -> Option<u64> {
+        self.host.hypercall(number, arguments)
     }
 
     fn guest_line(&self, _vcpu: usize, line: &[u8]) {

@@ -28,6 +28,10 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
+    fn hypercall(&self, number: u64, arguments: [u64; 3]) -> Option<u64> {
+        (number == 0x100).then(|| arguments.iter().sum())
+    }
+
     fn nanoseconds(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
@@ -232,6 +236,13 @@ fn every_way_to_end_ends_all_virtual_cpus_with_its_reason() {
         bench.out(port, value);
     }
     assert_eq!(bench.vm.ended(), None);
+}
+
+#[test]
+fn hypercalls_of_the_machine_are_the_hosts() {
+    let bench = Bench::new(1, false);
+    assert_eq!(bench.vm.hypercall(0, 0x100, [1, 2, 3]), Some(6));
+    assert_eq!(bench.vm.hypercall(0, 0x101, [1, 2, 3]), None);
 }
 
 #[test]
