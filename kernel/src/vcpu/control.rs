@@ -1,4 +1,4 @@
-//! Writes of CR0, CR4 and EFER: the rules of the architecture, checked before the engine sees a value, and long mode
+//! Writes of CR0, CR4, CR8 and EFER: the rules of the architecture, checked before the engine sees a value, and long mode
 //! switched on and off as the processor does (SDM volume 3 sections 2.5 and 10.8.5, APM volume 2 section 3.1).
 
 use iced_x86::{Code, Instruction, OpKind, Register as Operand};
@@ -24,6 +24,7 @@ impl<E: VcpuEngine> Body<E> {
                 match instruction.op0_register() {
                     Operand::CR0 => self.write_cr0(value)?,
                     Operand::CR4 => self.write_cr4(value)?,
+                    Operand::CR8 => self.write_cr8(value)?,
                     _ => return Err(self.unexpected(&instruction, platform)),
                 }
             }
@@ -76,6 +77,16 @@ impl<E: VcpuEngine> Body<E> {
         self.engine.set_system(SystemRegister::Cr4, value);
         self.engine.flush_translations();
         self.refresh_cpuid();
+        Ok(())
+    }
+
+    /// The task priority, which an interrupt may have waited for.
+    fn write_cr8(&mut self, value: u64) -> Result<(), Exception> {
+        if value > 0xf {
+            return Err(Exception::GENERAL_PROTECTION);
+        }
+        self.engine.set_system(SystemRegister::Cr8, value);
+        self.attention = true;
         Ok(())
     }
 }

@@ -63,8 +63,8 @@ impl Svm {
             0x64 => Exit::InterruptWindow,
             0x74 => Exit::InterruptReturn,
             0x76 | 0x89 => Exit::CacheInvalidate,
-            // CR0 by the selective intercept, and CR4.
-            0x65 | 0x10 | 0x14 => Exit::ControlWrite,
+            // CR0 by the selective intercept, CR4, and CR8 while an interrupt waits for it.
+            0x65 | 0x10 | 0x14 | 0x18 => Exit::ControlWrite,
             0x34..=0x37 => Exit::DebugWrite,
             0x8d => Exit::SetExtendedControl,
             0x6f => Exit::Counter,

@@ -31,6 +31,8 @@ const EFER_SVME: u64 = 1 << 12;
 /// Intercepted writes: CR4. CR0 by the selective intercept, which leaves TS alone. CR reads never: the emulator
 /// reports reads of CR2, CR3 and CR4 as CR0's.
 const CR_WRITES: u16 = 1 << 4;
+/// CR8, while an interrupt waits for it to fall.
+const CR8_WRITES: u16 = 1 << 8;
 /// Intercepted writes: DR4 to DR7, which can fault.
 const DR_WRITES: u16 = 0xf0;
 /// Intercepted exceptions: #DB and #AC, whose endless delivery would keep the processor from every interrupt, and #MC.
@@ -379,14 +381,20 @@ impl VcpuEngine for Svm {
     fn open_window(&mut self, vector: Option<u8>) {
         let control = &mut self.vmcb_mut().control;
         control.interrupt &= !(interrupt::REQUEST | interrupt::PRIORITY | interrupt::VECTOR);
+        control.first &= !first::VIRTUAL_INTERRUPT;
+        control.cr_write = CR_WRITES;
         match vector {
+            // The emulator takes a virtual interrupt whose priority equals CR8 for one that can be delivered, and would
+            // leave the guest for ever; so it is the fall of CR8 that is waited for.
+            Some(vector) if u64::from(vector >> 4) <= control.interrupt & interrupt::TASK_PRIORITY => {
+                control.cr_write |= CR8_WRITES;
+            }
             Some(vector) => {
-                // A virtual interrupt that is never delivered: its intercept comes first. Its priority against CR8
-                // decides when.
+                // A virtual interrupt that is never delivered: its intercept comes first.
                 control.interrupt |= interrupt::REQUEST | u64::from(vector >> 4) << interrupt::PRIORITY_SHIFT;
                 control.first |= first::VIRTUAL_INTERRUPT;
             }
-            None => control.first &= !first::VIRTUAL_INTERRUPT,
+            None => {}
         }
     }
 

@@ -12,6 +12,7 @@ use crate::check::Check;
 
 const VECTOR: u8 = 0x40;
 const PERIODIC_VECTOR: u8 = 0x41;
+const HIGHER_VECTOR: u8 = 0x52;
 
 pub(crate) fn run(multiboot: &Information, check: &mut Check<'_>) {
     loader(multiboot, check);
@@ -115,4 +116,20 @@ fn timers(clock: Clock, check: &mut Check<'_>) {
     apic::set_priority(0);
     clock.await_for(100, || interrupts::count(VECTOR) == 2);
     check.that("priority", held == 1 && interrupts::count(VECTOR) == 2);
+    // The same by the register CR8. A vector of the same class waits, one of a higher class does not.
+    set_cr8(VECTOR >> 4);
+    apic::send_self(VECTOR);
+    apic::send_self(HIGHER_VECTOR);
+    clock.await_for(100, || interrupts::count(HIGHER_VECTOR) == 1);
+    clock.sleep(1);
+    let held = interrupts::count(VECTOR) == 2 && interrupts::count(HIGHER_VECTOR) == 1;
+    set_cr8((VECTOR >> 4) - 1);
+    clock.await_for(100, || interrupts::count(VECTOR) == 3);
+    check.that("priority-by-cr8", held && interrupts::count(VECTOR) == 3);
+    set_cr8(0);
+}
+
+fn set_cr8(class: u8) {
+    // SAFETY: the task priority only holds interrupts back.
+    unsafe { core::arch::asm!("mov cr8, {}", in(reg) u64::from(class), options(nomem, nostack)) }
 }

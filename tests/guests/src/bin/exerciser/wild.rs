@@ -116,7 +116,7 @@ fn registers(check: &mut Check<'_>) {
         raises!(check, "cr0-not-write-through", protection, "mov cr0, {}", in(reg) 0xA000_0011u64);
         raises!(check, "cr4-without-pae", protection, "mov cr4, {}", in(reg) 0u64);
         raises!(check, "dr7-reserved", protection, "mov dr7, {}", in(reg) 1u64 << 40);
-        raises!(check, "cr8-reserved", protection, "mov cr8, {}", in(reg) 0x10u64);
+
         raises!(check, "cr4-reserved", protection, "mov cr4, {}", in(reg) 1u64 << 50 | 1 << 5);
         raises!(check, "cr4-vmx", protection, "mov cr4, {}", in(reg) 1u64 << 13 | 1 << 5);
         raises!(check, "cr3-reserved", protection, "mov cr3, {}", in(reg) 1u64 << 62 | 0x1000);
