@@ -40,12 +40,12 @@ fn exerciser(name: &str, cpus: &str, command_line: &str, more: &str) -> String {
     )
 }
 
-/// A VM that runs Debian's Linux with this task.
+/// A VM that runs Debian's Linux with this task; `no_timer_check` as in the demo.
 fn linux(name: &str, cpus: &str, task: &str, more: &str) -> String {
     format!(
         "\n[[vm]]\nname = \"{name}\"\ncpus = [{cpus}]\nmemory = \"512M\"\n\
          image = {{ linux = {{ kernel = \"guests/vmlinuz\", initrd = \"guests/initrd\", \
-         cmdline = \"console=ttyS0 quiet panic=-1 {task}\" }} }}\non_reset = \"stop\"\n{more}\n"
+         cmdline = \"console=ttyS0 quiet no_timer_check panic=-1 {task}\" }} }}\non_reset = \"stop\"\n{more}\n"
     )
 }
 

@@ -13,9 +13,12 @@ pub const FREQUENCY: u64 = 1_193_182;
 /// Interrupt 0 comes at most this often (in ticks, about 100 us): a guest that asks for more gets fewer, so that it
 /// cannot spend its processor on the host's timer alone.
 const EDGE_MINIMUM: u64 = 119;
-/// Interrupts that came too late are made up for at this distance (in ticks, about 250 us): a guest that counts them
-/// to keep time, or to see whether the timer works at all, gets them even on a machine that is slow to serve it.
-const CATCH_UP: u64 = 298;
+/// Interrupts that came too late are made up for at this distance (in ticks, about 25 us): a guest that counts them to
+/// keep time, or to see whether the timer works at all, gets them even on a machine that is slow to serve it. Short,
+/// because the guest's end of the last interrupt is when the next is looked for, with no need of the host's timer.
+const CATCH_UP: u64 = 30;
+/// Periods below this (in ticks, about 1 ms) are not made up for: the guest would be interrupted without a pause.
+const CATCH_UP_PERIOD: u64 = 1193;
 /// As many are owed at most.
 const OWED_MAXIMUM: u64 = 50;
 
@@ -115,7 +118,8 @@ impl Timer {
         }
         let [channel, ..] = &self.channels;
         if let Some(late) = self.next_edge.and_then(|edge| tick.checked_sub(edge)) {
-            let passed = channel.period().map_or(1, |period| (late / period).saturating_add(1));
+            let period = channel.period().filter(|period| *period >= CATCH_UP_PERIOD);
+            let passed = period.map_or(1, |period| (late / period).saturating_add(1));
             self.owed = self.owed.saturating_add(passed).min(OWED_MAXIMUM);
             self.next_edge = channel.rising_edge_after(tick);
         }

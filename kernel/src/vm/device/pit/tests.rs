@@ -63,12 +63,12 @@ fn what_is_owed_is_bounded_and_forgotten_with_a_new_count() {
         raised
     });
     assert_eq!(made_up.count() as u64, OWED_MAXIMUM);
-    let mut timer = programmed(0x34, 1000, 0);
+    let mut timer = programmed(0x34, 2000, 0);
     assert!(timer.expire(at(10_500)));
-    for byte in 2000u16.to_le_bytes() {
+    for byte in 2500u16.to_le_bytes() {
         timer.write(0, byte, at(10_500));
     }
-    assert_eq!(timer.deadline(), Some(at(12_500)));
+    assert_eq!(timer.deadline(), Some(at(13_000)));
 }
 
 #[test]
@@ -91,9 +91,11 @@ fn a_new_control_word_stops_the_interrupts() {
 
 #[test]
 fn a_guest_cannot_ask_for_interrupts_without_a_pause() {
-    let mut timer = programmed(0x34, 1, 0);
-    assert!(timer.expire(at(1)));
-    assert_eq!(timer.deadline(), Some(at(1 + EDGE_MINIMUM)));
+    for count in [1, 100] {
+        let mut timer = programmed(0x34, count, 0);
+        assert!(timer.expire(at(1000)));
+        assert_eq!(timer.deadline(), Some(at(1000 + EDGE_MINIMUM)), "nor more for being late");
+    }
 }
 
 #[test]
