@@ -195,6 +195,11 @@ pub(crate) fn reset(multiboot: &Information, check: &mut Check<'_>) {
     check.equal("left-over", mark.read32(0), 0);
     mark.write32(0, 0x5AFE_C0DE);
 
+    // The device cannot be reset, so the transfer that the last life began may go on, now to memory of this one.
+    check.note("transfer-left-over", !edu.is_idle());
+    check.that("idle", clock.await_for(1000, || edu.is_idle()));
+    edu.acknowledge();
+
     apic::enable();
     enable_interrupts();
     check.that("msi", msi::enable(edu.function, VECTOR));

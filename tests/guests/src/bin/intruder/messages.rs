@@ -60,11 +60,11 @@ impl Attack<'_> {
         if strange != 0 {
             self.counts.leaks += 1;
             println!("result attack={name} outcome=passed own-interrupts={own} strange-interrupts={strange}");
-        } else if own != 0 {
+        } else if own != 0 && address & REMAPPABLE != 0 {
             // The guest has hit the entry of its own device, which that device may use.
             println!("result attack={name} outcome=own own-interrupts={own}");
         } else {
-            println!("result attack={name} outcome=unobservable own-interrupts=0 because={why}");
+            println!("result attack={name} outcome=unobservable own-interrupts={own} because={why}");
         }
     }
 
