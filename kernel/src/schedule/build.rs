@@ -127,7 +127,7 @@ fn vcpus(slot: &Slot) -> Result<Vec<Mutex<Option<Vcpu>>>, StartError> {
         .map(|index| {
             let settings = Settings {
                 index,
-                x2apic: false,
+                x2apic: true,
                 bus: slot.bus.clone(),
                 owner: Owner::Vm(slot.owner.id),
                 timer: HostTimer { nanoseconds: cpu::clock::nanoseconds, set_deadline: cpu::timer::set_deadline },

@@ -89,7 +89,7 @@ impl fmt::Display for End {
         match self {
             Self::Reset(cause) => write!(f, "reset by {cause}"),
             Self::PowerOff => f.write_str("powered off"),
-            Self::DebugExit(value) => write!(f, "ended by its debug-exit port with {value:#x}"),
+            Self::DebugExit(value) => write!(f, "ended by its debug exit with status {value}"),
             Self::Crash(reason) => write!(f, "crashed: {reason}"),
         }
     }
