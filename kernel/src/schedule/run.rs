@@ -1,6 +1,5 @@
 //! A CPU's own loop: the virtual CPU that it runs, the host's work between, and sleep.
 
-use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use log::{error, info};
@@ -49,7 +48,7 @@ fn lead(schedule: &Schedule, slot: &Slot, cpu: u32) {
         for other in slot.configuration.cpus.iter().skip(1) {
             cpu::kick(other.value);
         }
-        run(schedule, slot, &running, 0, cpu, 0);
+        run(schedule, slot, 0, cpu, 0);
         sleep_until(schedule, cpu, || slot.life.is_quiet());
         let end = running.vm.ended();
         drop(running);
@@ -81,24 +80,23 @@ fn follow(schedule: &Schedule, slot: &Slot, vcpu: usize, cpu: u32) {
         if slot.life.phase() == Phase::Over {
             return;
         }
-        let running = slot.running.lock().clone();
-        if let Some(running) = running {
-            last = run(schedule, slot, &running, vcpu, cpu, last);
-            drop(running);
-            // The first CPU waits for this.
-            if let Some(first) = slot.configuration.cpus.first() {
-                cpu::kick(first.value);
-            }
+        last = run(schedule, slot, vcpu, cpu, last);
+        // The first CPU waits for this.
+        if let Some(first) = slot.configuration.cpus.first() {
+            cpu::kick(first.value);
         }
     }
 }
 
 /// Runs one virtual CPU until its VM ends; gives the run that it was part of.
-fn run(schedule: &Schedule, slot: &Slot, running: &Arc<Running>, index: usize, cpu: u32, last: u32) -> u32 {
+fn run(schedule: &Schedule, slot: &Slot, index: usize, cpu: u32, last: u32) -> u32 {
     let Some(run) = slot.life.enter(last) else { return last };
-    let vcpu = running.vcpus.get(index).and_then(|vcpu| vcpu.lock().take());
-    if let Some(mut vcpu) = vcpu {
-        enter_and_sleep(schedule, running, &mut vcpu, cpu);
+    // Held between entering and leaving only: when the last CPU has left, nobody but the first one's holds the VM.
+    let running = slot.running.lock().clone();
+    if let Some(running) = running
+        && let Some(mut vcpu) = running.vcpus.get(index).and_then(|vcpu| vcpu.lock().take())
+    {
+        enter_and_sleep(schedule, &running, &mut vcpu, cpu);
         slot.count_exits(vcpu.exits());
     }
     slot.life.end();
