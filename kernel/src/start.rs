@@ -15,7 +15,14 @@ use crate::platform::acpi::{AcpiFault, Fadt, Madt, PmTimer, Tables, parse_mcfg};
 use crate::platform::{Machine, handed_over, legacy, pci};
 
 /// What goes from one stack to the other.
-static ON_THE_WAY: Mutex<Option<(Handoff, Features, Prepared, fn(Machine) -> !)>> = Mutex::new(None);
+static ON_THE_WAY: Mutex<Option<OnTheWay>> = Mutex::new(None);
+
+struct OnTheWay {
+    handoff: Handoff,
+    features: Features,
+    prepared: Prepared,
+    then: fn(Machine) -> !,
+}
 
 /// Takes the machine over from the loader, and gives what it found to `then`, on the boot CPU, interrupts off, with the
 /// other CPUs not started yet.
@@ -42,7 +49,7 @@ pub unsafe fn start(handoff: *const Handoff, then: fn(Machine) -> !) -> ! {
     // SAFETY: the loader's tables map RAM below 4 GiB at its own address, and nothing was allocated yet.
     let prepared = unsafe { takeover::prepare(&handoff, features.gigabyte_pages) }.unwrap_or_else(|error| stop(&error));
     let root = prepared.root();
-    *ON_THE_WAY.lock() = Some((handoff, features, prepared, then));
+    *ON_THE_WAY.lock() = Some(OnTheWay { handoff, features, prepared, then });
     // SAFETY: the new tables map the image as it is mapped now, and the new stack; nothing of the old stack is needed
     // by `explore`.
     unsafe {
@@ -62,7 +69,7 @@ pub unsafe fn start(handoff: *const Handoff, then: fn(Machine) -> !) -> ! {
 
 /// On the hypervisor's own tables and stack.
 extern "C" fn explore() -> ! {
-    let Some((handoff, features, prepared, then)) = ON_THE_WAY.lock().take() else { cpu::fault::halt() };
+    let Some(OnTheWay { handoff, features, prepared, then }) = ON_THE_WAY.lock().take() else { cpu::fault::halt() };
     // SAFETY: `start` switched to these tables and this stack, once, on the boot CPU.
     unsafe {
         install_boot_cpu();
