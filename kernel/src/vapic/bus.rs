@@ -39,6 +39,11 @@ impl ApicBus {
         }
     }
 
+    /// Whether no virtual CPU will ever run again by itself: a request could come only from one that runs.
+    pub fn is_asleep(&self) -> bool {
+        self.endpoints.iter().all(Endpoint::is_asleep)
+    }
+
     /// Delivers a message-signalled interrupt. The number of virtual CPUs that take it.
     pub fn deliver(&self, message: MsiMessage) -> Result<usize, NotAnInterrupt> {
         Ok(self.send(None, message.decode()?))

@@ -103,6 +103,8 @@ pub struct Endpoint {
     start_page: AtomicU32,
     /// The virtual CPU is in the guest, or so close to it that it looks at no request any more.
     inside: AtomicBool,
+    /// Nothing but a request can wake the virtual CPU.
+    asleep: AtomicBool,
     /// The host CPU that has to be kicked.
     host_cpu: AtomicU32,
     kick: fn(u32),
@@ -120,6 +122,7 @@ impl Endpoint {
             requests: AtomicU32::new(0),
             start_page: AtomicU32::new(0),
             inside: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             host_cpu: AtomicU32::new(host_cpu),
             kick,
         }
@@ -159,6 +162,7 @@ impl Endpoint {
     /// Forgets everything that was asked for and posted: the machine starts over. Nobody runs the virtual CPU.
     pub fn reset(&self) {
         self.requests.store(0, Ordering::Release);
+        self.asleep.store(false, Ordering::Release);
         let _lost = self.take_posted();
         for word in &self.level {
             word.store(0, Ordering::Release);
@@ -220,6 +224,16 @@ impl Endpoint {
     #[inline]
     pub fn leave(&self) {
         self.inside.store(false, Ordering::Release);
+    }
+
+    /// Says whether nothing but a request can wake the virtual CPU: it halted with interrupts off, or was not started.
+    pub fn set_asleep(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::SeqCst);
+    }
+
+    /// Whether nothing but a request can wake the virtual CPU, and none is pending.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst) && self.requests.load(Ordering::SeqCst) == 0
     }
 
     /// Waits until the virtual CPU cannot use a translation any more that was taken away before [`Requests::FLUSH`] was

@@ -252,6 +252,7 @@ impl<E: VcpuEngine> Body<E> {
     #[cold]
     fn attend(&mut self, endpoint: &Endpoint, platform: &dyn Platform) -> Flow {
         self.attention = false;
+        endpoint.set_asleep(false);
         let requests = endpoint.take_requests();
         if requests.contains(Requests::STOP) {
             return Flow::Break(Stop::Ended);
@@ -279,6 +280,11 @@ impl<E: VcpuEngine> Body<E> {
         if requests.contains(Requests::YIELD) {
             Flow::Break(Stop::Yielded)
         } else if self.activity != Activity::Running {
+            // Said before the others are asked, so that of two that fall asleep at once the later sees both.
+            endpoint.set_asleep(self.is_asleep());
+            if self.bus.is_asleep() {
+                return self.end(platform, End::Crash(CrashReason::HaltedForGood));
+            }
             Flow::Break(Stop::Halted)
         } else {
             Flow::Continue(())
@@ -405,8 +411,13 @@ impl<E: VcpuEngine> Body<E> {
         self.exits
     }
 
-    pub(super) fn is_stuck(&self) -> bool {
-        self.activity == Activity::Halted && self.engine.flags() & bits::FLAGS_IF == 0
+    /// Whether only a request can wake it: no interrupt does.
+    fn is_asleep(&self) -> bool {
+        match self.activity {
+            Activity::Running => false,
+            Activity::Halted => self.engine.flags() & bits::FLAGS_IF == 0,
+            Activity::WaitsForStartUp => true,
+        }
     }
 }
 

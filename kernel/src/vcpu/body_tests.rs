@@ -3,7 +3,7 @@ use crate::memory::GuestPhysical;
 use crate::vapic::Trigger;
 use crate::vcpu::engine::{NestedFault, PortAccess};
 use crate::vcpu::state::{Register, Segment, SegmentName};
-use crate::vcpu::testing::{Access, FakeEngine, FakeMachine, body};
+use crate::vcpu::testing::{Access, FakeEngine, FakeMachine, body, body_of};
 
 const INTERRUPT: u8 = 0x41;
 
@@ -116,13 +116,22 @@ fn halt_stops_until_an_interrupt_comes() {
 }
 
 #[test]
-fn halt_with_interrupts_off_sleeps_on() {
+fn halted_with_interrupts_off_for_good_ends_the_machine() {
     let (mut body, machine) = (body(), machine(&[0xf4]));
     listen(&mut body);
     body.engine.set_flags(bits::FLAGS_ONE);
     body.bus.endpoints()[0].post(INTERRUPT, Trigger::Edge);
+    assert_eq!(after(&mut body, &machine, &[Exit::Halt]), Stop::Ended);
+    assert_eq!(*machine.ended.lock().unwrap(), Some(End::Crash(CrashReason::HaltedForGood)));
+}
+
+#[test]
+fn halted_with_interrupts_off_sleeps_on_while_another_runs() {
+    let (mut body, machine) = (body_of(2), machine(&[0xf4]));
+    listen(&mut body);
+    body.engine.set_flags(bits::FLAGS_ONE);
+    body.bus.endpoints()[0].post(INTERRUPT, Trigger::Edge);
     assert_eq!(after(&mut body, &machine, &[Exit::Halt]), Stop::Halted);
-    assert!(body.is_stuck());
     body.bus.endpoints()[0].request(Requests::NON_MASKABLE);
     assert_eq!(body.run(&machine), Stop::Ended);
     assert_eq!(body.engine.delivered, [Event::NonMaskable]);
@@ -165,7 +174,7 @@ fn faults_on_faults_end_in_a_reset() {
 
 #[test]
 fn a_start_up_begins_in_real_mode_and_only_after_init() {
-    let (mut body, machine) = (body(), machine(&[]));
+    let (mut body, machine) = (body_of(2), machine(&[]));
     body.activity = Activity::WaitsForStartUp;
     assert_eq!(body.run(&machine), Stop::Halted);
     body.bus.endpoints()[0].request_start_up(0x9a);
@@ -278,7 +287,13 @@ fn the_local_apic_answers_in_memory() {
     let (mut body, machine) = (body(), machine(&[0x89, 0x03])); // mov [ebx], eax
     body.engine.registers_mut().set(Register::Rbx, 0xfee0_0080);
     body.engine.registers_mut().set(Register::Rax, 0x50);
-    let fault = NestedFault { address: GuestPhysical::new(0xfee0_0080), write: true, fetch: false, walk: false };
+    let fault = NestedFault {
+        address: GuestPhysical::new(0xfee0_0080),
+        write: true,
+        fetch: false,
+        walk: false,
+        delivering: None,
+    };
     after(&mut body, &machine, &[Exit::Nested(fault)]);
     assert_eq!((body.apic.task_priority(), body.engine.system(SystemRegister::Cr8)), (0x50, 5));
     assert!(machine.taken().is_empty());
@@ -296,6 +311,7 @@ fn crashes_name_their_reason() {
                 write: false,
                 fetch: true,
                 walk: false,
+                delivering: None,
             }),
             CrashReason::FetchOutsideMemory { instruction: 0x1000, address: GuestPhysical::new(0xf000_0000) },
         ),

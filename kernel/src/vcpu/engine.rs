@@ -144,6 +144,8 @@ pub struct NestedFault {
     pub fetch: bool,
     /// It was the walk of the guest's own page tables.
     pub walk: bool,
+    /// It happened while this vector was being delivered, by an event or by an instruction.
+    pub delivering: Option<u8>,
 }
 
 /// The exits that guests cause most, told apart before anything else is looked at.

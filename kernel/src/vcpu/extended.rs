@@ -10,7 +10,7 @@ use super::body::{Body, Trouble};
 use super::engine::VcpuEngine;
 use super::fetch::Opcode;
 use super::platform::Platform;
-use super::state::{Exception, Register};
+use super::state::{Exception, Register, SystemRegister, bits};
 use crate::memory::{self, OutOfMemory, Owner};
 
 /// XCR0: x87, always on.
@@ -151,6 +151,9 @@ fn has_auxiliary() -> bool {
 impl<E: VcpuEngine> Body<E> {
     /// XSETBV.
     pub(super) fn handle_set_extended_control(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
+        if self.engine.system(SystemRegister::Cr4) & bits::CR4_OSXSAVE == 0 {
+            return Err(Exception::UNDEFINED.into());
+        }
         let next = self.next_instruction(Opcode::SET_EXTENDED_CONTROL, platform)?;
         let registers = self.engine.registers();
         let value = registers.pair();

@@ -157,11 +157,6 @@ impl Vcpu {
     pub fn exits(&self) -> [u64; EXIT_KINDS] {
         self.body.exits()
     }
-
-    /// Whether it halted with interrupts off: only an NMI, an INIT or the machine's end will wake it.
-    pub fn is_stuck(&self) -> bool {
-        self.body.is_stuck()
-    }
 }
 
 impl fmt::Debug for Vcpu {

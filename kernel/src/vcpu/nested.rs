@@ -4,20 +4,13 @@
 use super::body::{Body, Trouble};
 use super::engine::{NestedFault, VcpuEngine};
 use super::platform::{CrashReason, Platform};
-use super::state::Event;
 use crate::memory::GuestPhysical;
 use crate::vapic::APIC_BASE;
 
 impl<E: VcpuEngine> Body<E> {
     pub(super) fn handle_nested(&mut self, fault: NestedFault, platform: &dyn Platform) -> Result<(), Trouble> {
         let address = fault.address;
-        let vector = match self.engine.injected() {
-            None => None,
-            Some(Event::Interrupt(vector)) => Some(vector),
-            Some(Event::NonMaskable) => Some(2),
-            Some(Event::Exception(exception)) => Some(exception.vector),
-        };
-        if let Some(vector) = vector {
+        if let Some(vector) = fault.delivering {
             return Err(Trouble::Crash(CrashReason::DeliveryOutsideMemory { vector, address }));
         }
         if fault.fetch {

@@ -153,6 +153,8 @@ pub enum CrashReason {
         /// What it accessed.
         address: GuestPhysical,
     },
+    /// Every virtual CPU halted with interrupts off, or waits for a start-up interrupt: nothing can wake them.
+    HaltedForGood,
     /// The processor refused to enter the guest.
     InvalidState {
         /// The rule that the guest's state breaks.
@@ -186,6 +188,9 @@ impl fmt::Display for CrashReason {
             Self::DeliveryOutsideMemory { vector, address } => {
                 write!(f, "delivery of vector {vector:#x} touched {address}, where no RAM is")
             }
+            Self::HaltedForGood => f.write_str(
+                "all of its processors have halted with interrupts off or were not started: nothing can wake them",
+            ),
             Self::InvalidState { rule } => {
                 write!(f, "the processor refused its state: {rule}")
             }

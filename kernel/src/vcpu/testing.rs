@@ -245,7 +245,12 @@ impl Platform for FakeMachine {
 
 /// A virtual CPU on the fake engine: 32-bit protected mode, flat, at address 0x1000.
 pub(super) fn body() -> Box<Body<FakeEngine>> {
-    let bus = std::sync::Arc::new(ApicBus::new(&[0], |_| ()));
+    body_of(1)
+}
+
+/// The first virtual CPU of a machine with `count`; the others are running, for all that it knows.
+pub(super) fn body_of(count: u32) -> Box<Body<FakeEngine>> {
+    let bus = std::sync::Arc::new(ApicBus::new(&(0..count).collect::<Vec<_>>(), |_| ()));
     let timer = HostTimer { nanoseconds: || 0, set_deadline: |_| () };
     let settings = Settings { index: 0, x2apic: true, bus, owner: Owner::Hypervisor, timer };
     let mut body = Body::new(FakeEngine::new(), settings).unwrap();

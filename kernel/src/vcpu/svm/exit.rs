@@ -2,6 +2,7 @@
 
 use super::Svm;
 use super::rules;
+use super::vmcb::event;
 use crate::memory::GuestPhysical;
 use crate::vcpu::engine::{Exit, NestedFault, PortAccess};
 use crate::vcpu::state::Exception;
@@ -57,6 +58,7 @@ impl Svm {
                 write: first & nested::WRITE != 0,
                 fetch: first & nested::FETCH != 0,
                 walk: first & nested::IN_WALK != 0,
+                delivering: (control.exit_delivery & event::VALID != 0).then_some(control.exit_delivery as u8),
             }),
             0x60 => Exit::Interrupt,
             0x61..=0x63 => Exit::HostEvent,
