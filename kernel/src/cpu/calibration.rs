@@ -9,8 +9,12 @@ use super::features::Features;
 use super::{apic, clock, timer};
 use crate::platform::acpi::PmTimer;
 
-/// How long a measurement takes, in nanoseconds: its error is a tick or two of the reference, below 0.01 %.
-const SPAN: u64 = 10_000_000;
+/// How long a measurement takes, in nanoseconds: until it is precise, but not longer than this.
+const SPAN: u64 = 20_000_000;
+/// How long it takes at least, and how often it is then tried whether it is precise.
+const STEP: u64 = 500_000;
+/// It is precise when the uncertainty of both its ends is this part of it: 0.05 %.
+const PRECISION: u64 = 2000;
 /// How often a moment is sampled, to keep the sample that was disturbed least: by firmware's interrupts, or, on a
 /// virtual machine, by whoever else wants the processor.
 const SAMPLES: usize = 16;
@@ -101,21 +105,34 @@ fn by_cpuid() -> Option<u64> {
 /// Counts the TSC and the local APIC's timer while `count`, which gives how far the reference has come, makes [`SPAN`].
 /// `None` where it does not count.
 fn measure(hertz: u64, mut count: impl FnMut() -> Option<u64>) -> Option<Measured> {
-    let span = (u128::from(SPAN) * u128::from(hertz) / 1_000_000_000) as u64;
+    let ticks = |nanoseconds: u64| (u128::from(nanoseconds) * u128::from(hertz) / 1_000_000_000) as u64;
     apic::set_timer_count(u32::MAX);
     let begin = sample(&mut count)?;
+    let mut wanted = ticks(STEP);
     for _ in 0..MOST_READS {
-        if count()?.saturating_sub(begin.count) < span {
+        if count()?.saturating_sub(begin.count) < wanted {
             continue;
         }
         let end = sample(&mut count)?;
-        return Some(Measured {
-            nanoseconds: (u128::from(end.count - begin.count) * 1_000_000_000 / u128::from(hertz)) as u64,
-            tsc: end.tsc.saturating_sub(begin.tsc),
-            apic: u64::from(begin.apic.saturating_sub(end.apic)),
-        });
+        if end.count.saturating_sub(begin.count) >= ticks(SPAN) || is_precise(&begin, &end) {
+            return Some(Measured {
+                nanoseconds: (u128::from(end.count - begin.count) * 1_000_000_000 / u128::from(hertz)) as u64,
+                tsc: end.tsc.saturating_sub(begin.tsc),
+                apic: u64::from(begin.apic.saturating_sub(end.apic)),
+            });
+        }
+        wanted = end.count.saturating_sub(begin.count) + ticks(STEP);
     }
     None
+}
+
+/// Whether two moments are far enough from each other for how uncertain they are: each by its width, and by a tick of
+/// the reference.
+fn is_precise(begin: &Sample, end: &Sample) -> bool {
+    let (passed, counted) = (end.tsc.saturating_sub(begin.tsc), end.count.saturating_sub(begin.count));
+    let tick = passed.checked_div(counted).unwrap_or(passed);
+    let uncertain = begin.width.saturating_add(end.width).saturating_add(tick.saturating_mul(2));
+    uncertain.saturating_mul(PRECISION) <= passed
 }
 
 /// All clocks at one moment.
@@ -206,6 +223,17 @@ mod tests {
         assert_eq!(passed.count(0x10), 32);
         let mut passed = Passed { last: 5, mask: 0xffff, total: 0 };
         assert_eq!(passed.count_down(0xfffe), 7);
+    }
+
+    #[test]
+    fn a_measurement_goes_on_until_it_is_precise() {
+        let moment = |count, tsc, width| Sample { count, tsc, apic: 0, width };
+        let begin = moment(0, 1000, 100);
+        // 1 tick of the reference is 1000 of the TSC: 2 of them and 200 of width are uncertain.
+        assert!(!is_precise(&begin, &moment(4000, 4_001_000, 100)));
+        assert!(is_precise(&begin, &moment(4400, 4_401_000, 100)));
+        assert!(!is_precise(&begin, &moment(4400, 4_401_000, 101)), "a wider moment is less certain");
+        assert!(!is_precise(&begin, &moment(0, 2000, 0)), "a reference that stands still says nothing");
     }
 
     #[test]

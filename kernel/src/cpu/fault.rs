@@ -83,6 +83,8 @@ pub fn panicked(information: &PanicInfo<'_>) -> ! {
         let (rbp, rsp): (u64, u64);
         // SAFETY: it only reads two registers.
         unsafe { core::arch::asm!("mov {}, rbp", "mov {}, rsp", out(reg) rbp, out(reg) rsp, options(nomem, nostack)) };
+        // What the others held was computed with by now.
+        emergency(ROOM, format_args!("  rbp {rbp:016x} rsp {rsp:016x}\n{}", ControlRegisters));
         print_backtrace(rbp, rsp);
     });
     halt()
@@ -203,13 +205,27 @@ fn registers(frame: &TrapFrame) {
              \x20 rsi {rsi:016x} rdi {rdi:016x} rbp {rbp:016x} rsp {rsp:016x}\n\
              \x20 r8  {r8:016x} r9  {r9:016x} r10 {r10:016x} r11 {r11:016x}\n\
              \x20 r12 {r12:016x} r13 {r13:016x} r14 {r14:016x} r15 {r15:016x}\n\
-             \x20 cr0 {:016x} cr2 {:016x} cr3 {:016x} cr4 {:016x}",
-            Cr0::read_raw(),
-            Cr2::read_raw(),
-            Cr3::read_raw().0.start_address().as_u64(),
-            Cr4::read_raw(),
+             {}",
+            ControlRegisters
         ),
     );
+}
+
+/// This CPU's control registers.
+struct ControlRegisters;
+
+impl fmt::Display for ControlRegisters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cr3, _) = Cr3::read_raw();
+        write!(
+            f,
+            "  cr0 {:016x} cr2 {:016x} cr3 {:016x} cr4 {:016x}",
+            Cr0::read_raw(),
+            Cr2::read_raw(),
+            cr3.start_address().as_u64(),
+            Cr4::read_raw()
+        )
+    }
 }
 
 fn print_backtrace(rbp: u64, rsp: u64) {

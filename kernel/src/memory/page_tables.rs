@@ -153,9 +153,45 @@ impl PageTables {
                     break;
                 }
             }
-            done += result?;
+            done += match result? {
+                Size4KiB::SIZE => Size4KiB::SIZE + self.fill(address, physical, left, flags),
+                size => size,
+            };
         }
         Ok(())
+    }
+
+    /// Goes on behind the 4 KiB page that was just mapped at `at`, in the same table, up to the first page that is
+    /// mapped already; gives how many more bytes are mapped. A walk from the root for each page would be most of what
+    /// the direct map costs.
+    fn fill(&mut self, at: VirtAddr, physical: u64, length: u64, flags: PageTableFlags) -> u64 {
+        let first = usize::from(at.p1_index());
+        let count = (length / Size4KiB::SIZE) as usize;
+        let mut filled = 0;
+        if let Some(table) = self.leaf_table(at) {
+            for entry in table.iter_mut().skip(first).take(count).skip(1).take_while(|entry| entry.is_unused()) {
+                filled += Size4KiB::SIZE;
+                entry.set_addr(PhysAddr::new_truncate(physical + filled), flags);
+            }
+        }
+        filled
+    }
+
+    /// The table that holds the entry of the 4 KiB page at `at`.
+    fn leaf_table(&mut self, at: VirtAddr) -> Option<&mut PageTable> {
+        let offset = self.mapper.phys_offset();
+        let mut table = self.mapper.level_4_table_mut();
+        for index in [at.p4_index(), at.p3_index(), at.p2_index()] {
+            let entry = &table[index];
+            if !entry.flags().contains(PageTableFlags::PRESENT) || entry.flags().contains(PageTableFlags::HUGE_PAGE) {
+                return None;
+            }
+            let next: *mut PageTable = (offset + entry.addr().as_u64()).as_mut_ptr();
+            // SAFETY: a present entry that is no page leads to a table that `map_to` made; tables are reached through
+            // `self` only, and the borrow of the table before ends here.
+            table = unsafe { &mut *next };
+        }
+        Some(table)
     }
 
     /// Maps one page of size `S`; gives its size.

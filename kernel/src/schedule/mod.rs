@@ -146,7 +146,7 @@ fn check(configuration: &Configuration, machine: &Machine) -> Vec<configuration:
     let files: Vec<&str> = machine.files.named.iter().map(|file| file.path).collect();
     let problems = configuration.check(&configuration::Machine {
         cpus: Some(cpu::count()),
-        free_memory: Some((frames().totals().free as u64).saturating_mul(4096)),
+        free_memory: Some((frames().totals().free_for_vms as u64).saturating_mul(4096)),
         files: Some(&files),
         functions: Some(&functions),
     });

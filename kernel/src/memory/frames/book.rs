@@ -98,11 +98,19 @@ impl Book {
         }
     }
 
-    /// `count` contiguous frames, the first one's number a multiple of `align` (a power of two).
-    pub(super) fn allocate(&mut self, owner: Owner, count: usize, align: usize) -> Result<usize, OutOfMemory> {
-        let refused = OutOfMemory { owner, frames: count, free: self.free_frames() };
+    /// `count` contiguous frames, the first one's number a multiple of `align` (a power of two). At least `reserve`
+    /// stay free.
+    pub(super) fn allocate(
+        &mut self,
+        owner: Owner,
+        count: usize,
+        align: usize,
+        reserve: usize,
+    ) -> Result<usize, OutOfMemory> {
+        let free = self.free_frames().saturating_sub(reserve);
+        let refused = OutOfMemory { owner, frames: count, free };
         let index = owner.index().ok_or(refused)?;
-        if count == 0 || !align.is_power_of_two() {
+        if count == 0 || count > free || !align.is_power_of_two() {
             return Err(refused);
         }
         let small = count < FRAMES && align <= FRAMES;

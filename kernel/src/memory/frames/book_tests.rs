@@ -50,10 +50,10 @@ fn the_books_are_small() {
 fn large_memory_is_aligned_and_comes_back_whole() {
     let mut machine = Machine::new(&[(0, MEMORY * FRAMES)]);
     let book = &mut machine.book;
-    let small = book.allocate(Owner::Hypervisor, 1, 1).unwrap();
-    let large = book.allocate(Owner::Vm(0), 2 * FRAMES, 2 * FRAMES).unwrap();
+    let small = book.allocate(Owner::Hypervisor, 1, 1, 0).unwrap();
+    let large = book.allocate(Owner::Vm(0), 2 * FRAMES, 2 * FRAMES, 0).unwrap();
     assert_eq!(large % (2 * FRAMES), 0);
-    let odd = book.allocate(Owner::Vm(1), FRAMES + 3, 1).unwrap();
+    let odd = book.allocate(Owner::Vm(1), FRAMES + 3, 1, 0).unwrap();
     assert_eq!((book.in_use(Owner::Vm(0)), book.in_use(Owner::Vm(1))), (2 * FRAMES, FRAMES + 3));
     book.free(Owner::Vm(0), large + 5, 7).unwrap();
     assert_eq!(book.in_use(Owner::Vm(0)), 2 * FRAMES - 7);
@@ -63,14 +63,14 @@ fn large_memory_is_aligned_and_comes_back_whole() {
     book.free(Owner::Vm(1), odd, FRAMES + 3).unwrap();
     book.free(Owner::Hypervisor, small, 1).unwrap();
     assert_eq!(book.free_frames(), MEMORY * FRAMES);
-    book.allocate(Owner::Vm(0), MEMORY * FRAMES, 1).unwrap();
+    book.allocate(Owner::Vm(0), MEMORY * FRAMES, 1, 0).unwrap();
 }
 
 #[test]
 fn frees_that_are_wrong_are_named_and_change_nothing() {
     let mut machine = Machine::new(&[(0, MEMORY * FRAMES)]);
     let book = &mut machine.book;
-    let mine = book.allocate(Owner::RemappingUnits, 4, 1).unwrap();
+    let mine = book.allocate(Owner::RemappingUnits, 4, 1, 0).unwrap();
     let frame = |number: usize| HostPhysical::new((number as u64).saturating_mul(PAGE_SIZE));
     let by = Owner::Vm(2);
     assert_eq!(
@@ -84,10 +84,14 @@ fn frees_that_are_wrong_are_named_and_change_nothing() {
     assert_eq!(book.in_use(by), 4);
     assert!(!book.claim(Owner::Hypervisor, mine + 3, 2));
     assert!(book.claim(Owner::Hypervisor, mine + 4, 2));
-    assert!(book.allocate(Owner::Vm(Owner::VMS), 1, 1).is_err());
-    assert!(book.allocate(Owner::Hypervisor, 0, 1).is_err());
-    assert!(book.allocate(Owner::Hypervisor, usize::MAX, 1).is_err());
-    assert!(book.allocate(Owner::Hypervisor, 1, 1 << 62).is_err());
+    let left = book.free_frames();
+    assert!(book.allocate(Owner::Hypervisor, 2, 1, left - 1).is_err(), "the reserve stays");
+    let last = book.allocate(Owner::Hypervisor, 1, 1, left - 1).unwrap();
+    book.free(Owner::Hypervisor, last, 1).unwrap();
+    assert!(book.allocate(Owner::Vm(Owner::VMS), 1, 1, 0).is_err());
+    assert!(book.allocate(Owner::Hypervisor, 0, 1, 0).is_err());
+    assert!(book.allocate(Owner::Hypervisor, usize::MAX, 1, 0).is_err());
+    assert!(book.allocate(Owner::Hypervisor, 1, 1 << 62, 0).is_err());
 }
 
 #[derive(Debug, Clone)]
@@ -135,7 +139,7 @@ proptest! {
         let mut given: Vec<(usize, usize, u16)> = Vec::new();
         for act in acts {
             match act {
-                Act::Allocate { owner, count, align } => match book.allocate(Owner::Vm(owner), count, 1 << align) {
+                Act::Allocate { owner, count, align } => match book.allocate(Owner::Vm(owner), count, 1 << align, 0) {
                     Ok(first) => {
                         prop_assert_eq!(first % (1 << align), 0);
                         for frame in first..first + count {

@@ -28,6 +28,9 @@ pub fn frames() -> &'static Frames {
     &FRAMES
 }
 
+/// Frames that no VM gets, 4 MiB: the hypervisor's heap and tables still grow when a VM has taken all that it may.
+const RESERVE: usize = 1024;
+
 /// How much memory there is, in frames of 4 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals {
@@ -35,6 +38,8 @@ pub struct Totals {
     pub managed: usize,
     /// What it can still give.
     pub free: usize,
+    /// What of that it can give to VMs.
+    pub free_for_vms: usize,
 }
 
 impl Frames {
@@ -43,11 +48,13 @@ impl Frames {
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`] where no such run is free, or for a VM whose number is not below [`Owner::VMS`].
+    /// [`OutOfMemory`] where no such run is free, for a VM also where less than 4 MiB would be left for the hypervisor,
+    /// or whose number is not below [`Owner::VMS`].
     pub fn allocate(&self, owner: Owner, count: usize, align: u64) -> Result<HostPhysical, OutOfMemory> {
         let refused = OutOfMemory { owner, frames: count, free: 0 };
         let align = usize::try_from(align / PAGE_SIZE).map_err(|_| refused)?.max(1);
-        self.with(|book| book.allocate(owner, count, align))
+        let reserve = if matches!(owner, Owner::Vm(_)) { RESERVE } else { 0 };
+        self.with(|book| book.allocate(owner, count, align, reserve))
             .unwrap_or(Err(refused))
             .map(|frame| HostPhysical::new(frame as u64 * PAGE_SIZE))
     }
@@ -90,8 +97,8 @@ impl Frames {
 
     /// How much there is in all.
     pub fn totals(&self) -> Totals {
-        self.with(|book| Totals { managed: book.managed_frames(), free: book.free_frames() })
-            .unwrap_or(Totals { managed: 0, free: 0 })
+        let (managed, free) = self.with(|book| (book.managed_frames(), book.free_frames())).unwrap_or((0, 0));
+        Totals { managed, free, free_for_vms: free.saturating_sub(RESERVE) }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Book) -> T) -> Option<T> {
