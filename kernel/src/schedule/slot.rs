@@ -10,6 +10,7 @@ use spin::Mutex;
 
 use super::life::Life;
 use crate::assignment::Assigned;
+use crate::console::GuestConsole;
 use crate::memory::GuestMemory;
 use crate::vapic::ApicBus;
 use crate::vcpu::Vcpu;
@@ -49,6 +50,9 @@ impl Slot {
         bus: Arc<ApicBus>,
     ) -> Self {
         let restarts = Mutex::new(Restarts::new(configuration.on_reset, configuration.restarts));
+        // Makes the VM known to the console in the order of the configuration: the first one has the keyboard, whichever
+        // is built first.
+        drop(GuestConsole::new(&owner.name));
         Self {
             owner,
             configuration,

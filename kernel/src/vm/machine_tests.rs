@@ -286,3 +286,32 @@ fn a_level_pin_of_a_slot_fires_until_it_falls() {
     bench.interrupt();
     assert_eq!(bench.interrupt(), None);
 }
+
+proptest::proptest! {
+    /// Whatever a guest does to its ports and registers: no panic, no deadline in the past, and time goes on.
+    #[test]
+    fn no_sequence_of_accesses_breaks_the_machine(
+        steps in proptest::collection::vec((0u8..4, 0usize..24, 0u64..16, proptest::prelude::any::<u64>(), 0u8..4, 0u64..1 << 22), 0..150),
+    ) {
+        const PORTS: [u16; 24] = [
+            0x20, 0x40, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xa0, 0xf4, 0x3f8, 0x3fa, 0x4d0, 0x600, 0x604,
+            0x608, 0xcf8, 0xcf9, 0xcfc, 0xc000, 0xfffd, 0xffff,
+        ];
+        const REGISTERS: [u64; 6] = [0xb000_0000, 0xb0ff_fff8, 0xc000_0000, 0xfec0_0000, 0xfec0_0010, u64::MAX - 7];
+        let bench = Bench::new(2, true);
+        for (kind, place, offset, value, size, pause) in steps {
+            bench.host.pass(pause);
+            let (port, size) = (PORTS[place], 1 << size);
+            let address = GuestPhysical::new(REGISTERS[place % REGISTERS.len()].saturating_add(offset & 7));
+            match kind {
+                0 => { bench.vm.port_read(0, port, size.min(4)); }
+                1 => bench.vm.port_write(1, port, size.min(4), value as u32),
+                2 => { bench.vm.mmio_read(1, address, size); }
+                _ => bench.vm.mmio_write(0, address, size, value),
+            }
+            bench.vm.broadcast_eoi(value as u8);
+            let now = bench.host.nanoseconds();
+            proptest::prop_assert!(bench.vm.timers(0).is_none_or(|due| due > now));
+        }
+    }
+}

@@ -14,6 +14,8 @@ const UNIT: u64 = 1_000_000_000 / RATE;
 const IDLE: u64 = 50_000_000;
 /// How often it is looked whether something was typed (ns).
 const LOOK: u64 = 50_000_000;
+/// How often it is said at most that bytes were dropped (ns).
+const REPORT: u64 = 1_000_000_000;
 
 /// The serial port with what lies behind it.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub struct Console {
     /// When the last byte of an unfinished line came.
     unfinished: Option<u64>,
     next_look: u64,
+    next_report: u64,
 }
 
 /// What is to be done after [`Console::expire`].
@@ -50,6 +53,7 @@ impl Console {
             dropped: 0,
             unfinished: None,
             next_look: now,
+            next_report: now,
         }
     }
 
@@ -86,10 +90,8 @@ impl Console {
         if self.next_look <= now {
             self.next_look = now.saturating_add(LOOK);
             due.look = true;
-            // Said at most as often as one looks, and paid for like a line.
-            self.refill(now);
-            if self.dropped != 0 && self.budget >= LINE_END * UNIT {
-                self.budget -= LINE_END * UNIT;
+            if self.dropped != 0 && self.next_report <= now {
+                self.next_report = now.saturating_add(REPORT);
                 due.dropped = core::mem::take(&mut self.dropped);
             }
         }
@@ -125,11 +127,13 @@ mod tests {
         let mut console = Console::new(0);
         let shown = (0..BURST / LINE_END + 500).filter(|_| console.allows(b'\n', 0)).count() as u64;
         assert_eq!(shown, BURST / LINE_END);
-        assert_eq!(console.expire(0).dropped, 0, "not even the message is affordable");
-        assert_eq!(console.expire(SECOND).dropped, 500);
-        assert_eq!(console.expire(2 * SECOND).dropped, 0);
+        assert_eq!(console.expire(0).dropped, 500);
+        assert!(!console.allows(b'x', 0));
+        assert_eq!(console.expire(SECOND - 1).dropped, 0, "said once a second at most");
+        assert_eq!(console.expire(SECOND - 1 + LOOK).dropped, 1);
+        assert_eq!(console.expire(3 * SECOND).dropped, 0);
         let shown = (0..RATE * 3).filter(|_| console.allows(b'x', 2 * SECOND)).count() as u64;
-        assert_eq!(shown, 2 * RATE - LINE_END);
+        assert_eq!(shown, 2 * RATE);
         assert!(!console.allows_line(usize::MAX, 3 * SECOND), "a price beyond counting");
         assert!(console.allows_line(256, 3 * SECOND));
     }
