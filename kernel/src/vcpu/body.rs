@@ -70,6 +70,8 @@ pub(super) struct Body<E> {
     pub(super) attention: bool,
     /// What the host's timer was set to last, as long as that is ahead.
     armed: Option<u64>,
+    /// When the timers were last looked at.
+    ticked: u64,
     /// When the machine's timers have to be asked again.
     machine_deadline: Option<u64>,
     non_maskable: NonMaskable,
@@ -101,6 +103,7 @@ impl<E: VcpuEngine> Body<E> {
             activity: if boots { Activity::Running } else { Activity::WaitsForStartUp },
             attention: true,
             armed: None,
+            ticked: 0,
             machine_deadline: None,
             non_maskable: NonMaskable::default(),
             cpuid,
@@ -132,7 +135,7 @@ impl<E: VcpuEngine> Body<E> {
     fn enter_and_handle(&mut self, endpoint: &Endpoint, platform: &dyn Platform) -> Stop {
         loop {
             self.engine.hold();
-            if self.attention || !endpoint.enter() {
+            if self.attention || self.is_overdue() || !endpoint.enter() {
                 self.engine.release();
                 if let ControlFlow::Break(stop) = self.attend(endpoint, platform) {
                     return stop;
@@ -159,6 +162,14 @@ impl<E: VcpuEngine> Body<E> {
                 return stop;
             }
         }
+    }
+
+    /// Whether the timer's moment has come since it was last looked at. Its interrupt does not tell where the host took
+    /// it itself, as it does when another exit comes first; asked with the host's interrupts held back, so that none can
+    /// come unseen before the entry.
+    #[inline]
+    fn is_overdue(&self) -> bool {
+        self.armed.is_some_and(|deadline| deadline > self.ticked && deadline <= (self.timer.nanoseconds)())
     }
 
     #[inline(never)]
@@ -307,9 +318,11 @@ impl<E: VcpuEngine> Body<E> {
     /// Lets the local APIC's timer act if it is due, and tells the host when it or the machine's are due next.
     fn tick(&mut self) {
         if self.apic.deadline().is_none() && self.machine_deadline.is_none() {
+            self.armed = None;
             return;
         }
         let now = (self.timer.nanoseconds)();
+        self.ticked = now;
         self.apic.tick(now);
         let next = self.deadline();
         if next != self.armed {

@@ -210,6 +210,25 @@ fn the_hosts_timer_is_set_to_the_earliest_deadline_once() {
 }
 
 #[test]
+fn a_timer_whose_interrupt_the_host_took_is_not_lost() {
+    static NOW: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+    let (mut body, machine) = (body(), machine(&[]));
+    listen(&mut body);
+    // Time passes with every look at the clock.
+    body.timer =
+        HostTimer { nanoseconds: || NOW.fetch_add(100, core::sync::atomic::Ordering::Relaxed), set_deadline: |_| () };
+    let bus = Arc::clone(&body.bus);
+    for (register, value) in [(0x3e0, 0xb), (0x320, u32::from(INTERRUPT)), (0x380, 1)] {
+        let _ = body.apic.write(register, value, 0, &bus.endpoints()[0]);
+    }
+    let due = body.deadline().unwrap();
+    // Exits that are no interrupts, before and after the moment.
+    let exits = vec![Exit::HostEvent; 4 + due as usize / 100];
+    after(&mut body, &machine, &exits);
+    assert_eq!(body.engine.delivered, [Event::Interrupt(INTERRUPT)]);
+}
+
+#[test]
 fn requests_stop_and_flush() {
     let (mut body, machine) = (body(), machine(&[]));
     let before = body.engine.flushes;

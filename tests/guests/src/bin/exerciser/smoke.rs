@@ -108,24 +108,28 @@ fn timers(clock: Clock, check: &mut Check<'_>) {
     enable_interrupts();
     check.that("periodic-timer", interrupts::count(PERIODIC_VECTOR) >= 20);
     check.equal("timer-once", interrupts::count(VECTOR), 1);
+    // The same while the processor runs.
+    let before = interrupts::count(VECTOR);
+    apic::start_timer(VECTOR, 2_000_000);
+    check.that("timer-while-running", clock.await_for(2000, || interrupts::count(VECTOR) == before + 1));
     // A vector of a low priority waits until the priority is lowered.
     apic::set_priority(VECTOR >> 4);
     apic::send_self(VECTOR);
     clock.sleep(1);
     let held = interrupts::count(VECTOR);
     apic::set_priority(0);
-    clock.await_for(100, || interrupts::count(VECTOR) == 2);
-    check.that("priority", held == 1 && interrupts::count(VECTOR) == 2);
+    clock.await_for(100, || interrupts::count(VECTOR) == 3);
+    check.that("priority", held == 2 && interrupts::count(VECTOR) == 3);
     // The same by the register CR8. A vector of the same class waits, one of a higher class does not.
     set_cr8(VECTOR >> 4);
     apic::send_self(VECTOR);
     apic::send_self(HIGHER_VECTOR);
     clock.await_for(100, || interrupts::count(HIGHER_VECTOR) == 1);
     clock.sleep(1);
-    let held = interrupts::count(VECTOR) == 2 && interrupts::count(HIGHER_VECTOR) == 1;
+    let held = interrupts::count(VECTOR) == 3 && interrupts::count(HIGHER_VECTOR) == 1;
     set_cr8((VECTOR >> 4) - 1);
-    clock.await_for(100, || interrupts::count(VECTOR) == 3);
-    check.that("priority-by-cr8", held && interrupts::count(VECTOR) == 3);
+    clock.await_for(100, || interrupts::count(VECTOR) == 4);
+    check.that("priority-by-cr8", held && interrupts::count(VECTOR) == 4);
     set_cr8(0);
 }
 
