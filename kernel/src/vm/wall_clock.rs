@@ -90,7 +90,7 @@ mod tests {
     /// 2026-01-02 15:04:05 UTC.
     const WALL: i64 = 1_767_366_245;
 
-    /// A chip whose time passes by a millisecond with each read.
+    /// A chip whose time passes by 100 us with each read.
     fn chip(mode: u8, start: u64) -> impl FnMut(u8) -> u8 {
         let mut chip = Cmos::new(WALL, 0);
         chip.write(0, 0x0b, 0);

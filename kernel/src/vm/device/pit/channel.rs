@@ -228,7 +228,7 @@ impl Channel {
             // Counts down in twos, twice a period; an odd count is taken as the even one below.
             Mode::SquareWave => {
                 let even = (reload & !1).max(2);
-                even - elapsed.wrapping_mul(2) % even
+                even - elapsed % even * 2 % even
             }
             _ => (reload % modulus + modulus - elapsed % modulus) % modulus,
         };

@@ -25,8 +25,10 @@ pub(super) fn plan(file: &[u8]) -> Result<Plan<'_>, MultibootError> {
         let length = header.p_memsz.max(header.p_filesz);
         // An entry that is linked at a virtual address starts at that byte's physical one: paging is off.
         let virtual_range = Range { start: header.p_vaddr, length };
-        if header.p_vaddr != header.p_paddr && virtual_range.contains(elf.ehdr.e_entry, 1) {
-            entry = elf.ehdr.e_entry.wrapping_sub(header.p_vaddr).wrapping_add(header.p_paddr);
+        if virtual_range.contains(elf.ehdr.e_entry, 1)
+            && let Some(offset) = elf.ehdr.e_entry.checked_sub(header.p_vaddr)
+        {
+            entry = header.p_paddr.saturating_add(offset);
         }
         segments.push(Segment { range: Range { start: header.p_paddr, length }, data });
     }
