@@ -54,7 +54,10 @@ pub fn send_interrupt(index: u32, vector: u8) {
     }
 }
 
-/// Makes a CPU leave its guest, or its HLT, and look what there is to do; it does nothing else.
+/// Makes a CPU leave its guest, or its HLT, and look what there is to do; it does nothing else. This CPU is neither in
+/// a guest nor in HLT while it runs the caller, and looks before it is again.
 pub fn kick(index: u32) {
-    send_interrupt(index, vectors::KICK);
+    if index != self::index() {
+        send_interrupt(index, vectors::KICK);
+    }
 }

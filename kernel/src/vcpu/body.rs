@@ -7,7 +7,7 @@ use core::ops::ControlFlow;
 use super::cpuid::CpuidTable;
 use super::engine::{EXIT_KINDS, Exit, QuickExit, VcpuEngine};
 use super::extended::ExtendedState;
-use super::fetch::CodePage;
+use super::fetch::{CodePage, DriverPages};
 use super::msr::Msrs;
 use super::platform::{CrashReason, End, Platform, ResetCause};
 use super::state::{Event, Exception, SystemRegister, bits};
@@ -79,6 +79,7 @@ pub(super) struct Body<E> {
     pub(super) msrs: Msrs,
     pub(super) extended: ExtendedState,
     pub(super) code: CodePage,
+    pub(super) driver_pages: DriverPages,
     pub(super) exits: [u64; EXIT_KINDS],
 }
 
@@ -110,6 +111,7 @@ impl<E: VcpuEngine> Body<E> {
             msrs: Msrs::new(),
             extended,
             code: CodePage::none(),
+            driver_pages: [CodePage::none(); 4],
             exits: [0; EXIT_KINDS],
         }))
     }
@@ -311,7 +313,7 @@ impl<E: VcpuEngine> Body<E> {
         self.apic.init(endpoint);
         self.non_maskable = NonMaskable::default();
         self.refresh_cpuid();
-        self.code = CodePage::none();
+        self.forget_code_pages();
         self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitsForStartUp };
     }
 

@@ -65,6 +65,7 @@ impl<E: VcpuEngine> Body<E> {
         self.engine.set_system(SystemRegister::Cr0, value);
         if (old ^ value) & (bits::CR0_PG | bits::CR0_WP | bits::CR0_PE) != 0 {
             self.engine.flush_translations();
+            self.forget_code_pages();
         }
         Ok(())
     }
@@ -76,6 +77,7 @@ impl<E: VcpuEngine> Body<E> {
         }
         self.engine.set_system(SystemRegister::Cr4, value);
         self.engine.flush_translations();
+        self.forget_code_pages();
         self.refresh_cpuid();
         Ok(())
     }

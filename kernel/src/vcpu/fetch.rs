@@ -5,8 +5,9 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 use super::body::{Body, Trouble};
 use super::engine::VcpuEngine;
 use super::platform::{CrashReason, LONGEST_INSTRUCTION, Platform};
+use super::quick::{self, Move};
 use super::state::{Exception, Segment, SegmentName, SystemRegister};
-use super::walk::{self, Access, Paging};
+use super::walk::{self, Access, Paging, Trail};
 use crate::memory::{self, GuestPhysical};
 
 const PAGE: u64 = 4096;
@@ -46,6 +47,8 @@ pub(super) struct CodePage {
     root: u64,
     /// A page of guest RAM, or [`NO_CODE`].
     host: *const u8,
+    /// The guest's page-table entries that led there.
+    trail: Trail,
 }
 
 /// A page of the alignment and size of code, without an instruction that is looked for.
@@ -59,7 +62,7 @@ unsafe impl Send for CodePage {}
 
 impl CodePage {
     pub(super) const fn none() -> Self {
-        Self { page: 0, base: 0, root: 0, host: NO_CODE.0.as_ptr() }
+        Self { page: 0, base: 0, root: 0, host: NO_CODE.0.as_ptr(), trail: Trail::LOST }
     }
 
     /// Four bytes at an instruction pointer, if this is the page and they are all in it. Where the guest changed its
@@ -75,7 +78,22 @@ impl CodePage {
         // four bytes are inside. The guest may write them meanwhile; any value will do.
         Some(unsafe { self.host.add(offset as usize).cast::<u32>().read_unaligned() })
     }
+
+    /// As [`peek`](Self::peek), but certain: the guest's page tables still lead here.
+    #[inline]
+    fn look(&self, pointer: u64, base: u64, root: u64) -> Option<[u8; quick::LONGEST]> {
+        let offset = pointer.wrapping_sub(self.page);
+        let inside = offset <= PAGE - quick::LONGEST as u64 && root == self.root && base == self.base;
+        if !inside || !self.trail.holds() {
+            return None;
+        }
+        // SAFETY: as in `peek`.
+        Some(unsafe { self.host.add(offset as usize).cast::<[u8; quick::LONGEST]>().read_unaligned() })
+    }
 }
+
+/// The pages of code that last reached devices: a driver's, an interrupt handler's.
+pub(super) type DriverPages = [CodePage; 4];
 
 /// Builds the decoder's tables, which are made at its first use, so that no exit has to.
 pub(super) fn prepare() {
@@ -112,22 +130,56 @@ impl<E: VcpuEngine> Body<E> {
         Ok(self.wrap(instruction.next_ip()))
     }
 
+    /// The simple move at the instruction pointer, if it is one and its page is known.
+    pub(super) fn quick_move(&self) -> Option<Move> {
+        let code = self.engine.segment(SegmentName::Cs);
+        let long = walk::is_long(&self.engine);
+        if !long && code.attributes & Segment::BIG == 0 {
+            return None;
+        }
+        let pointer = self.engine.instruction_pointer();
+        let page = self.driver_pages.get((pointer >> 12) as usize % self.driver_pages.len())?;
+        quick::decode(&page.look(pointer, code.base, self.engine.system(SystemRegister::Cr3))?, long)
+    }
+
+    /// Remembers the page of the instruction pointer for [`quick_move`](Self::quick_move).
+    pub(super) fn remember_driver_page(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
+        let found = self.code_page(platform)?;
+        let place = (self.engine.instruction_pointer() >> 12) as usize % self.driver_pages.len();
+        if let Some(page) = self.driver_pages.get_mut(place) {
+            *page = found;
+        }
+        Ok(())
+    }
+
+    /// Forgets all pages: the guest translates its addresses in another way from now on.
+    pub(super) fn forget_code_pages(&mut self) {
+        self.code = CodePage::none();
+        self.driver_pages = [CodePage::none(); 4];
+    }
+
     fn remember_code_page(&mut self, platform: &dyn Platform) -> Result<(), Trouble> {
+        self.code = self.code_page(platform)?;
+        Ok(())
+    }
+
+    fn code_page(&self, platform: &dyn Platform) -> Result<CodePage, Trouble> {
         let pointer = self.engine.instruction_pointer();
         let base = self.engine.segment(SegmentName::Cs).base;
         let linear = walk::linear_instruction_pointer(&self.engine);
-        let address = Paging::of(&self.engine).translate(linear, Access::Fetch, platform)?;
-        self.code = match platform.host_page(GuestPhysical::new(address.as_u64() & !(PAGE - 1))) {
+        let mut trail = Trail::NEW;
+        let address = Paging::of(&self.engine).translate_by(linear, Access::Fetch, platform, Some(&mut trail))?;
+        Ok(match platform.host_page(GuestPhysical::new(address.as_u64() & !(PAGE - 1))) {
             // A segment that begins inside a page would need two of them.
             Some(host) if (pointer ^ linear) & (PAGE - 1) == 0 => CodePage {
                 page: pointer & !(PAGE - 1),
                 base,
                 root: self.engine.system(SystemRegister::Cr3),
                 host: memory::to_pointer(host),
+                trail,
             },
             _ => CodePage::none(),
-        };
-        Ok(())
+        })
     }
 
     /// Outside 64-bit code the instruction pointer has 32 bits.

@@ -55,14 +55,24 @@ impl<E: VcpuEngine> Body<E> {
         pieces(linear, size, &Paging::of(&self.engine), Access::Write, platform).map(|_| ())
     }
 
+    /// Reads `size` (1, 2, 4 or 8) bytes at a guest-physical address, all in one page, from RAM or a device.
+    pub(super) fn load_at(&mut self, address: GuestPhysical, size: u8, platform: &dyn Platform) -> u64 {
+        self.load_piece(Piece { address, size }, platform)
+    }
+
+    /// Writes `size` (1, 2, 4 or 8) bytes at a guest-physical address, all in one page, to RAM or a device.
+    pub(super) fn store_at(&mut self, address: GuestPhysical, size: u8, value: u64, platform: &dyn Platform) {
+        self.store_piece(Piece { address, size }, value, platform);
+    }
+
     fn load_piece(&mut self, piece: Piece, platform: &dyn Platform) -> u64 {
+        if self.is_local_apic(piece.address) {
+            return self.read_local_apic(piece.address, piece.size);
+        }
         let mut bytes = [0; 8];
         let Some(part) = bytes.get_mut(..usize::from(piece.size)) else { return 0 };
         if platform.read_memory(piece.address, part).is_ok() {
             return u64::from_le_bytes(bytes);
-        }
-        if self.is_local_apic(piece.address) {
-            return self.read_local_apic(piece.address, piece.size);
         }
         let mut value = 0;
         for (shift, address, size) in piece.accesses() {
@@ -72,13 +82,13 @@ impl<E: VcpuEngine> Body<E> {
     }
 
     fn store_piece(&mut self, piece: Piece, value: u64, platform: &dyn Platform) {
+        if self.is_local_apic(piece.address) {
+            return self.write_local_apic(piece.address, piece.size, value, platform);
+        }
         let bytes = value.to_le_bytes();
         let Some(part) = bytes.get(..usize::from(piece.size)) else { return };
         if platform.write_memory(piece.address, part).is_ok() {
             return;
-        }
-        if self.is_local_apic(piece.address) {
-            return self.write_local_apic(piece.address, piece.size, value, platform);
         }
         for (shift, address, size) in piece.accesses() {
             platform.mmio_write(self.index, address, size, value >> shift & ones(size));

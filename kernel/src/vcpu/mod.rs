@@ -23,6 +23,7 @@ mod nested;
 mod operand;
 pub mod platform;
 mod port;
+mod quick;
 mod start;
 pub mod state;
 pub mod svm;

@@ -215,6 +215,7 @@ impl<E: VcpuEngine> Body<E> {
                 let value = control::new_efer(&self.engine, value)?;
                 self.engine.set_system(SystemRegister::Efer, value);
                 self.engine.flush_translations();
+                self.forget_code_pages();
             }
             number::TIMESTAMP => {
                 self.engine.set_timestamp_offset(value.wrapping_sub(crate::cpu::clock::ticks()));

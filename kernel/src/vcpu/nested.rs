@@ -3,7 +3,9 @@
 
 use super::body::{Body, Trouble};
 use super::engine::{NestedFault, VcpuEngine};
+use super::memory::ones;
 use super::platform::{CrashReason, Platform};
+use super::quick::{Move, What};
 use crate::memory::GuestPhysical;
 use crate::vapic::APIC_BASE;
 
@@ -20,7 +22,34 @@ impl<E: VcpuEngine> Body<E> {
         if fault.walk {
             return Err(Trouble::Crash(CrashReason::PageTableOutsideMemory { address }));
         }
+        if self.move_quickly(fault, platform) {
+            return Ok(());
+        }
+        self.remember_driver_page(platform)?;
         self.emulate(address, platform)
+    }
+
+    /// Carries out a simple move. False: it is none, or not known well enough; nothing was done.
+    fn move_quickly(&mut self, fault: NestedFault, platform: &dyn Platform) -> bool {
+        let Some(Move { length, size, what }) = self.quick_move() else { return false };
+        // Aligned, it lies in one page, and the fault's address is its first byte.
+        if !fault.address.is_aligned(u64::from(size)) || fault.write == matches!(what, What::Load(_)) {
+            return false;
+        }
+        match what {
+            What::Load(register) => {
+                let value = self.load_at(fault.address, size, platform);
+                self.engine.registers_mut().set(register, value);
+            }
+            What::Store(register) => {
+                let value = self.engine.registers().get(register);
+                self.store_at(fault.address, size, value & ones(size), platform);
+            }
+            What::StoreImmediate(value) => self.store_at(fault.address, size, value & ones(size), platform),
+        }
+        // The whole instruction is in one page: there is no wrapping around.
+        self.go_on_at(self.engine.instruction_pointer().wrapping_add(u64::from(length)));
+        true
     }
 
     /// The crash for an instruction that cannot be carried out here.
@@ -46,7 +75,7 @@ impl<E: VcpuEngine> Body<E> {
         let value = u64::from(self.apic.read(offset & !0xf, (self.timer.nanoseconds)()));
         // Bytes 4 to 15 of each register are undefined: zero here.
         let shifted = if offset & 0xf < 4 { value >> (8 * (offset & 0xf)) } else { 0 };
-        shifted & super::memory::ones(size)
+        shifted & ones(size)
     }
 
     /// A write of the local APIC. Only aligned 4-byte writes are defined; others are dropped, as processors do.

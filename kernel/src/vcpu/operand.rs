@@ -16,30 +16,13 @@ struct Place {
     shift: u32,
 }
 
-const GENERAL: [Register; 16] = [
-    Register::Rax,
-    Register::Rcx,
-    Register::Rdx,
-    Register::Rbx,
-    Register::Rsp,
-    Register::Rbp,
-    Register::Rsi,
-    Register::Rdi,
-    Register::R8,
-    Register::R9,
-    Register::R10,
-    Register::R11,
-    Register::R12,
-    Register::R13,
-    Register::R14,
-    Register::R15,
-];
+/// The general register that an operand is, or is part of.
+pub(super) fn general(operand: Operand) -> Option<Register> {
+    operand.is_gpr().then(|| Register::from_number(u8::try_from(operand.full_register().number()).ok()?))?
+}
 
 fn place(operand: Operand) -> Option<Place> {
-    if !operand.is_gpr() {
-        return None;
-    }
-    let register = *GENERAL.get(operand.full_register().number())?;
+    let register = general(operand)?;
     let shift = if matches!(operand, Operand::AH | Operand::CH | Operand::DH | Operand::BH) { 8 } else { 0 };
     Some(Place { register, size: u8::try_from(operand.size()).ok()?, shift })
 }

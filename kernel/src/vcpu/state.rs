@@ -23,6 +23,31 @@ pub enum Register {
     R15 = 15,
 }
 
+impl Register {
+    /// The register with this number, 0 to 15.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Rax,
+            1 => Self::Rcx,
+            2 => Self::Rdx,
+            3 => Self::Rbx,
+            4 => Self::Rsp,
+            5 => Self::Rbp,
+            6 => Self::Rsi,
+            7 => Self::Rdi,
+            8 => Self::R8,
+            9 => Self::R9,
+            10 => Self::R10,
+            11 => Self::R11,
+            12 => Self::R12,
+            13 => Self::R13,
+            14 => Self::R14,
+            15 => Self::R15,
+            _ => return None,
+        })
+    }
+}
+
 /// The general-purpose registers. The world switch knows this layout.
 #[repr(C)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

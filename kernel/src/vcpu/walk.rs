@@ -106,15 +106,32 @@ impl Paging {
         access: Access,
         platform: &dyn Platform,
     ) -> Result<GuestPhysical, Trouble> {
+        self.translate_by(linear, access, platform, None)
+    }
+
+    /// The same, and by which entries.
+    pub(super) fn translate_by(
+        &self,
+        linear: u64,
+        access: Access,
+        platform: &dyn Platform,
+        trail: Option<&mut Trail>,
+    ) -> Result<GuestPhysical, Trouble> {
         match self.mode {
             Mode::Off => Ok(GuestPhysical::new(linear & 0xffff_ffff)),
-            Mode::Legacy => self.walk_legacy(linear, access, platform),
-            Mode::Extended => self.walk(linear & 0xffff_ffff, 3, access, platform),
+            Mode::Legacy => {
+                // Entries of 4 bytes are not noted.
+                if let Some(trail) = trail {
+                    *trail = Trail::LOST;
+                }
+                self.walk_legacy(linear, access, platform)
+            }
+            Mode::Extended => self.walk(linear & 0xffff_ffff, 3, access, platform, trail),
             Mode::Long => {
                 if !is_canonical(linear) {
                     return Err(super::state::Exception::GENERAL_PROTECTION.into());
                 }
-                self.walk(linear, 4, access, platform)
+                self.walk(linear, 4, access, platform, trail)
             }
         }
     }
@@ -125,6 +142,7 @@ impl Paging {
         levels: u32,
         access: Access,
         platform: &dyn Platform,
+        mut trail: Option<&mut Trail>,
     ) -> Result<GuestPhysical, Trouble> {
         // CR3 of three-level paging has a table of 32 bytes.
         let mut table = if levels == 3 { self.root & 0xffff_ffe0 } else { self.root & ADDRESS };
@@ -134,6 +152,9 @@ impl Paging {
             let index = linear >> shift & if level == 3 && levels == 3 { 3 } else { 511 };
             let at = GuestPhysical::new(table.wrapping_add(index * 8));
             let entry = read_entry(at, platform)?;
+            if let Some(trail) = &mut trail {
+                trail.note(at, entry, platform);
+            }
             if entry & PRESENT == 0 {
                 return Err(self.fault(linear, access, 0));
             }
@@ -224,6 +245,41 @@ impl Paging {
     }
 }
 
+/// The entries by which a walk went, to see later whether it would still go the same way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trail {
+    steps: [(*const AtomicU64, u64); 4],
+    count: usize,
+}
+
+impl Trail {
+    /// No entries: there is no paging.
+    pub(super) const NEW: Self = Self { steps: [(core::ptr::null(), 0); 4], count: 0 };
+    /// Not noted: never the same.
+    pub(super) const LOST: Self = Self { count: usize::MAX, ..Self::NEW };
+
+    fn note(&mut self, at: GuestPhysical, entry: u64, platform: &dyn Platform) {
+        match (self.steps.get_mut(self.count), entry_word(at, platform)) {
+            (Some(step), Some(word)) => {
+                *step = (word, entry & !(ACCESSED | DIRTY));
+                self.count = self.count.saturating_add(1);
+            }
+            _ => *self = Self::LOST,
+        }
+    }
+
+    /// Whether every entry still says the same.
+    #[inline]
+    pub(super) fn holds(&self) -> bool {
+        let Some(steps) = self.steps.get(..self.count) else { return false };
+        steps.iter().all(|(word, entry)| {
+            // SAFETY: `note` got the pointer from `entry_word`: guest RAM that stays while the machine exists.
+            let now = unsafe { &**word }.load(Ordering::Relaxed);
+            now & !(ACCESSED | DIRTY) == *entry
+        })
+    }
+}
+
 /// What all levels of a walk allow together.
 #[derive(Clone, Copy)]
 struct Rights {
@@ -266,16 +322,22 @@ fn read_short_entry(at: GuestPhysical, platform: &dyn Platform) -> Result<u64, T
     }
 }
 
+/// An entry of 8 bytes where the host sees it.
+fn entry_word(at: GuestPhysical, platform: &dyn Platform) -> Option<*const AtomicU64> {
+    let host = platform.host_page(GuestPhysical::new(at.as_u64() & !0xfff))?;
+    // Tables are aligned to at least 32 bytes, so an entry is aligned and in one page.
+    Some(memory::to_pointer(host).wrapping_add((at.as_u64() & 0xff8) as usize).cast::<AtomicU64>())
+}
+
 /// Sets accessed and dirty bits as the processor does, unless the entry has changed since it was read.
 fn mark(at: GuestPhysical, entry: u64, flags: u64, platform: &dyn Platform) {
     if entry & flags == flags {
         return;
     }
-    let page = GuestPhysical::new(at.as_u64() & !0xfff);
-    let Some(host) = platform.host_page(page) else { return };
-    // SAFETY: the platform gives a page of guest RAM that stays while the machine exists; the offset is below 4096 and
-    // a multiple of 8, because tables are aligned to at least 32 bytes. The guest shares it: only an atomic looks at it.
-    let word = unsafe { &*memory::to_pointer(host).add((at.as_u64() & 0xff8) as usize).cast::<AtomicU64>() };
+    let Some(word) = entry_word(at, platform) else { return };
+    // SAFETY: `entry_word` gives guest RAM that stays while the machine exists. The guest shares it: only atomics look
+    // at it.
+    let word = unsafe { &*word };
     // Lost races are the guest's own: it changed the entry while the access was under way.
     let _ = word.compare_exchange(entry, entry | flags, Ordering::AcqRel, Ordering::Relaxed);
 }
