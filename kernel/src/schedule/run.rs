@@ -12,6 +12,12 @@ use crate::cpu::{self, interrupts};
 use crate::vcpu::{End, Stop, Vcpu};
 use crate::vm::Next;
 
+/// So many times a VM may begin as quickly as it likes. Each beginning is several lines of log, so a guest that resets
+/// for ever would fill it.
+const QUICK_RUNS: u32 = 32;
+/// How far apart the beginnings are after that, in nanoseconds.
+const SLOW_RUN: u64 = 1_000_000_000;
+
 /// Runs what `cpu` has to run, for good. Interrupts are off.
 pub(super) fn serve(schedule: &Schedule, cpu: u32) -> ! {
     interrupts::enable();
@@ -48,6 +54,7 @@ fn lead(schedule: &Schedule, slot: &Slot, cpu: u32) {
         for other in slot.configuration.cpus.iter().skip(1) {
             cpu::kick(other.value);
         }
+        let started = cpu::clock::nanoseconds();
         run(schedule, slot, 0, cpu, 0);
         sleep_until(schedule, cpu, || slot.life.is_quiet());
         let end = running.vm.ended();
@@ -62,6 +69,9 @@ fn lead(schedule: &Schedule, slot: &Slot, cpu: u32) {
             break;
         }
         slot.life.gone(true);
+        if slot.life.runs() > QUICK_RUNS {
+            sleep_till(schedule, cpu, started.saturating_add(SLOW_RUN));
+        }
     }
     slot.life.gone(false);
     summary::of_vm(schedule, slot);
@@ -128,6 +138,17 @@ fn sleep_until(schedule: &Schedule, cpu: u32, ready: impl Fn() -> bool) {
             return;
         }
     }
+}
+
+/// Sleeps until a moment of the host's clock. No virtual CPU uses this CPU's timer meanwhile.
+fn sleep_till(schedule: &Schedule, cpu: u32, moment: u64) {
+    sleep_until(schedule, cpu, || {
+        let over = cpu::clock::nanoseconds() >= moment;
+        if !over {
+            cpu::timer::set_deadline(moment);
+        }
+        over
+    });
 }
 
 /// Whether the host has something to do on this CPU. The first CPU is the one that units tell of faults.
