@@ -161,7 +161,7 @@ impl<M> Vm<M> {
             self.host.console_dropped(due.dropped);
         }
         if due.look {
-            self.wiring.type_in(|| self.host.console_read());
+            self.wiring.type_in(now, || self.host.console_read());
         }
     }
 

@@ -82,13 +82,14 @@ impl Wiring {
     }
 
     /// Gives the serial port what was typed, as much as it takes.
-    pub(super) fn type_in(&self, mut next: impl FnMut() -> Option<u8>) {
+    pub(super) fn type_in(&self, now: u64, mut next: impl FnMut() -> Option<u8>) {
         // The source is asked without the lock: it has its own. Only one processor expires the console at a time, so
         // the room cannot shrink meanwhile but by a guest in loopback, which then loses what was typed.
         let room = self.console.lock().serial.room();
         for _ in 0..room {
             let Some(byte) = next() else { return };
             let mut console = self.console.lock();
+            console.typed(now);
             console.serial.receive(byte);
             self.set_line(SERIAL_LINE, console.serial.interrupt());
         }

@@ -8,6 +8,9 @@ const FREQUENCY: u64 = 3_579_545;
 /// The bits that every PM timer has.
 const MASK: u32 = 0xFF_FFFF;
 
+/// Pauses between two looks at what is waited for: some ten microseconds.
+const BREAK: u32 = 200;
+
 /// The machine's timer.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -58,7 +61,11 @@ impl Clock {
             if deadline.has_passed() {
                 return false;
             }
-            pause();
+            // Not at full speed: in an emulator every look at a device takes a lock that the other processors need
+            // too, and one that looks without a break can keep them from their interrupts for half a second.
+            for _ in 0..BREAK {
+                pause();
+            }
         }
     }
 

@@ -10,8 +10,13 @@ const BURST: u64 = 600_000;
 const RATE: u64 = 40_000;
 /// Nanoseconds in which one unit is earned.
 const UNIT: u64 = 1_000_000_000 / RATE;
-/// After this many nanoseconds without a byte an unfinished line (a prompt) is shown.
-const IDLE: u64 = 50_000_000;
+/// After this many nanoseconds without a byte an unfinished line (a prompt) is shown. A line in the log is whole if it
+/// can be: a guest whose processor is kept from it for a moment must not have its lines torn.
+const IDLE: u64 = 2_000_000_000;
+/// The same while somebody types, who waits for the echo.
+const IDLE_WHILE_TYPING: u64 = 50_000_000;
+/// How long somebody counts as typing after the last byte (ns).
+const TYPING: u64 = 60_000_000_000;
 /// How often it is looked whether something was typed (ns).
 const LOOK: u64 = 50_000_000;
 /// How often it is said at most that bytes were dropped (ns).
@@ -28,6 +33,8 @@ pub struct Console {
     dropped: u64,
     /// When the last byte of an unfinished line came.
     unfinished: Option<u64>,
+    /// Until when somebody counts as typing.
+    typing: u64,
     next_look: u64,
     next_report: u64,
 }
@@ -52,6 +59,7 @@ impl Console {
             refilled: now,
             dropped: 0,
             unfinished: None,
+            typing: 0,
             next_look: now,
             next_report: now,
         }
@@ -72,18 +80,27 @@ impl Console {
         self.spend((length as u64).saturating_add(LINE_END), length as u64, now)
     }
 
+    /// Somebody typed a byte.
+    pub fn typed(&mut self, now: u64) {
+        self.typing = now.saturating_add(TYPING);
+    }
+
+    /// When an unfinished line is shown.
+    fn flush_at(&self) -> Option<u64> {
+        let last = self.unfinished?;
+        let idle = if last < self.typing { IDLE_WHILE_TYPING } else { IDLE };
+        Some(last.saturating_add(idle))
+    }
+
     /// When [`expire`](Self::expire) has something to do next (ns).
     pub fn deadline(&self) -> u64 {
-        match self.unfinished {
-            Some(last) => self.next_look.min(last.saturating_add(IDLE)),
-            None => self.next_look,
-        }
+        self.flush_at().map_or(self.next_look, |flush| self.next_look.min(flush))
     }
 
     /// What is due by now.
     pub fn expire(&mut self, now: u64) -> Due {
         let mut due = Due::default();
-        if self.unfinished.is_some_and(|last| last.saturating_add(IDLE) <= now) {
+        if self.flush_at().is_some_and(|flush| flush <= now) {
             self.unfinished = None;
             due.flush = true;
         }
@@ -146,10 +163,21 @@ mod tests {
         assert_eq!(console.deadline(), LOOK.min(10 + IDLE));
         assert!(!console.expire(9 + IDLE).flush);
         assert!(console.expire(10 + IDLE).flush);
-        assert!(!console.expire(SECOND).flush);
-        console.allows(b'a', 2 * SECOND);
-        console.allows(b'\n', 2 * SECOND);
-        assert!(!console.expire(3 * SECOND).flush, "a finished line needs none");
+        assert!(!console.expire(10 + 2 * IDLE).flush);
+        console.allows(b'a', 9 * SECOND);
+        console.allows(b'\n', 9 * SECOND);
+        assert!(!console.expire(20 * SECOND).flush, "a finished line needs none");
+    }
+
+    #[test]
+    fn an_echo_is_shown_at_once() {
+        let mut console = Console::new(0);
+        console.typed(0);
+        console.allows(b'l', 10);
+        assert!(!console.expire(9 + IDLE_WHILE_TYPING).flush);
+        assert!(console.expire(10 + IDLE_WHILE_TYPING).flush);
+        console.allows(b'l', TYPING);
+        assert!(!console.expire(TYPING + IDLE_WHILE_TYPING).flush, "nobody has typed for long");
     }
 
     #[test]
