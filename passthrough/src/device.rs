@@ -165,8 +165,9 @@ impl<M: Machine> Device<M> {
         self.apply_command();
     }
 
-    /// Closes the device. The function is silent, reset and configured as it was found, without bus mastering; the
-    /// group it came from may close after it. An error tells that the function could not be reset.
+    /// Closes the device. The function is silent, reset if it has a way to be ([`reset_method`](Self::reset_method)),
+    /// and configured as it was found, without bus mastering; the group it came from may close after it. An error tells
+    /// that the function could not be reset, now or before: it is as its last owner left it.
     pub fn close(mut self) -> Result<(), DeviceError> {
         self.shut()
     }
@@ -177,8 +178,8 @@ impl<M: Machine> Device<M> {
         }
         self.stop_requests();
         self.disable_irqs();
-        if self.poison.is_some() {
-            return Ok(());
+        if let Some(poison) = &self.poison {
+            return Err(DeviceError::Reset(poison.clone()));
         }
         self.wake();
         let result = match &self.poison {

@@ -87,6 +87,11 @@ impl AssignedFunction {
         self.address
     }
 
+    /// Whether the function can be reset, so that nothing of one VM is left in it for the next.
+    pub fn has_reset(&self) -> bool {
+        self.device.lock().reset_method().is_some()
+    }
+
     /// Stops the function's requests, whatever the guest wants, for as long as the VM lives.
     pub fn quarantine(&self) {
         self.device.lock().set_quarantined(true);
