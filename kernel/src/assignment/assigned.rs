@@ -37,12 +37,14 @@ pub struct Recipient {
 }
 
 /// What one VM holds. Dropping it gives everything back, in this order: devices (interrupts, bus mastering, reset),
-/// then groups (context entries), then the container (mappings, domain).
+/// then groups (context entries), then the container (mappings, domain), then its hold on the RAM.
 #[derive(Debug)]
 pub struct Assigned {
     functions: Vec<Arc<AssignedFunction>>,
     groups: Vec<Group<Remapping>>,
     container: Option<Container<Remapping>>,
+    /// Last: as long as an entry or a cache may still lead a device there, the RAM is nobody else's.
+    memory: Arc<GuestMemory>,
 }
 
 impl Assigned {
@@ -56,7 +58,8 @@ impl Assigned {
         recipient: &Recipient,
         functions: &[PciAddress],
     ) -> Result<Self, AssignError> {
-        let mut assigned = Self { functions: Vec::new(), groups: Vec::new(), container: None };
+        let memory = recipient.memory.clone();
+        let mut assigned = Self { functions: Vec::new(), groups: Vec::new(), container: None, memory };
         if functions.is_empty() {
             return Ok(assigned);
         }
@@ -156,13 +159,18 @@ impl Assigned {
 
     /// Gives everything back. Errors of single devices are said; the rest is given back all the same.
     pub fn close(self) {
-        let Self { functions, groups, container } = self;
+        let Self { functions, groups, container, memory } = self;
         for function in functions {
             let address = function.address();
             match Arc::try_unwrap(function) {
-                Ok(function) => match function.close() {
-                    Ok(()) => info!("{address} is given back: silent, reset, blocked"),
-                    Err(error) => warn!("{address} is given back silent and blocked, but {error}"),
+                Ok(function) => match (function.has_reset(), function.close()) {
+                    (true, Ok(())) => info!("{address} is given back: silent, reset, blocked"),
+                    (false, Ok(())) => {
+                        info!(
+                            "{address} is given back: silent, blocked, in the state that the VM left it in: it has no reset"
+                        );
+                    }
+                    (_, Err(error)) => warn!("{address} is given back silent and blocked, but {error}"),
                 },
                 // Its drop closes it, when whoever still holds it lets go.
                 Err(_) => warn!("{address} is still on a virtual bus; it is given back with that"),
