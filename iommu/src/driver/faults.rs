@@ -89,6 +89,11 @@ impl<M: Machine> Driver<M> {
         self.machine.without_interrupts(|| self.ledger.lock().total(device))
     }
 
+    /// Whether `device` faulted so often that it was silenced, and was not released since.
+    pub fn is_silenced(&self, device: PciAddress) -> bool {
+        self.machine.without_interrupts(|| self.ledger.lock().is_silenced(device))
+    }
+
     /// Trusts a silenced device again: its faults are recorded, and it can be attached.
     pub fn release_device(&self, device: PciAddress) -> Result<(), AttachError> {
         let unit = self.coverage.unit_of(device).and_then(|unit| self.units.get(unit));

@@ -76,6 +76,9 @@ impl Assigned {
         for &function in functions {
             assigned.join(assignments, recipient, &container, function)?;
         }
+        for &function in functions {
+            end_quarantine(&remapping, function);
+        }
         container.set_type(TYPE1_V2).map_err(AssignError::Container)?;
         for block in recipient.memory.blocks() {
             let access = match block.access {
@@ -178,6 +181,18 @@ impl Assigned {
         }
         drop(groups);
         drop(container);
+        drop(memory);
+    }
+}
+
+/// A quarantine ends with the run of the VM that earned it: the function was silenced and, where it can be, reset since.
+fn end_quarantine(remapping: &Remapping, function: PciAddress) {
+    if !remapping.driver().is_silenced(function) {
+        return;
+    }
+    match remapping.driver().release_device(function) {
+        Ok(()) => info!("{function} was quarantined in its last run; it may send requests again"),
+        Err(error) => warn!("{function} stays quarantined: {error}"),
     }
 }
 

@@ -47,7 +47,9 @@ fn a_storm_is_silenced_and_its_device_locked_out_until_it_is_released() {
     assert_eq!(driver.faults_of(DEVICE), 20, "the unit records no more of its faults");
     driver.detach(DEVICE).unwrap();
     assert_eq!(driver.attach(domain, DEVICE, &[]), Err(AttachError::Quarantined { device: DEVICE, faults: 20 }));
+    assert!(driver.is_silenced(DEVICE) && !driver.is_silenced(OTHER));
     driver.release_device(DEVICE).unwrap();
+    assert!(!driver.is_silenced(DEVICE));
     driver.attach(domain, DEVICE, &[]).unwrap();
     let _ = read(machine.unit(), DEVICE, 0);
     assert_eq!(driver.drain_faults(|_| ()).taken, 1, "its faults are heard again");
