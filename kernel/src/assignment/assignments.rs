@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 
 use iommu::Dmar;
 use iommu::address::{HostPhysical, PciAddress};
-use iommu::dmar::{BridgeBuses, Buses};
+use iommu::dmar::{self, BridgeBuses, Buses};
 use iommu::driver::{ApicMode, Driver, InterruptRemapping, Options};
 use log::{error, info, warn};
 use passthrough::group::Registry;
 use passthrough::topology::{self, GroupId, Groups};
 
 use super::{Events, FunctionSpace, KernelMachine, Remapping};
+use crate::cpu;
 use crate::platform::pci::{Ecam, Function};
 
 /// What the units are brought up with.
@@ -20,7 +21,7 @@ use crate::platform::pci::{Ecam, Function};
 pub struct Plan<'a> {
     /// The DMAR table, if firmware has one.
     pub dmar: Option<&'a [u8]>,
-    /// The mode that the local APICs will be in, where the units can name their ids.
+    /// The mode that the local APICs will be in, where the units can name their ids and firmware does not ask otherwise.
     pub apic_mode: ApicMode,
     /// Bits of a physical address.
     pub physical_bits: u8,
@@ -105,6 +106,12 @@ impl Buses for Bridges<'_> {
     }
 }
 
+/// The mode to use: firmware may ask to leave x2APIC off (VT-d section 8.1, X2APIC_OPT_OUT), unless it is on already.
+fn obeyed(flags: dmar::Flags, wanted: ApicMode, now: cpu::ApicMode) -> ApicMode {
+    let opts_out = flags.contains(dmar::Flags::X2APIC_OPT_OUT);
+    if opts_out && now == cpu::ApicMode::XApic { ApicMode::XApic } else { wanted }
+}
+
 /// Brings the units up. The driver lives as long as the hypervisor.
 fn drive(functions: &[Function], plan: Plan<'_>) -> Result<&'static Driver<KernelMachine>, String> {
     let table = plan.dmar.ok_or("the firmware has no DMAR table: the machine has no VT-d, or it is switched off")?;
@@ -113,7 +120,11 @@ fn drive(functions: &[Function], plan: Plan<'_>) -> Result<&'static Driver<Kerne
     for warning in &dmar.warnings {
         warn!("DMAR table: {warning}");
     }
-    let options = Options { apic_mode: plan.apic_mode, physical_bits: plan.physical_bits, ..Options::default() };
+    let options = Options {
+        apic_mode: obeyed(dmar.flags, plan.apic_mode, cpu::apic_mode()),
+        physical_bits: plan.physical_bits,
+        ..Options::default()
+    };
     let driver = Driver::bring_up(KernelMachine::new(), &dmar, &Bridges(functions), &options)
         .map_err(|error| error.to_string())?;
     match driver.interrupt_remapping() {
@@ -121,4 +132,17 @@ fn drive(functions: &[Function], plan: Plan<'_>) -> Result<&'static Driver<Kerne
         InterruptRemapping::Off(reason) => warn!("DMA is remapped, interrupts are not: {reason}"),
     }
     Ok(alloc::boxed::Box::leak(alloc::boxed::Box::new(driver)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn firmware_that_asks_for_xapic_gets_it_unless_it_has_switched_x2apic_on() {
+        let asks = dmar::Flags::X2APIC_OPT_OUT;
+        assert_eq!(obeyed(asks, ApicMode::X2Apic, cpu::ApicMode::XApic), ApicMode::XApic);
+        assert_eq!(obeyed(asks, ApicMode::X2Apic, cpu::ApicMode::X2Apic), ApicMode::X2Apic);
+        assert_eq!(obeyed(dmar::Flags::empty(), ApicMode::X2Apic, cpu::ApicMode::XApic), ApicMode::X2Apic);
+    }
 }
