@@ -74,9 +74,6 @@ impl Schedule {
 
 /// Starts the VMs of the configuration on this machine. Called once, on the boot CPU, before the others are started.
 pub fn begin(machine: Machine) -> ! {
-    if let Err(refusal) = vcpu::enable_on_this_cpu() {
-        start::stop(&refusal);
-    }
     let configuration = configuration::parse(machine.files.configuration).unwrap_or_else(|problems| refuse(&problems));
     let buses: Vec<_> = configuration.vms.iter().map(bus).collect();
     let events = Events::keep(buses.clone());
@@ -89,6 +86,10 @@ pub fn begin(machine: Machine) -> ! {
     let assignments = Assignments::new(Arc::new(machine.ecam.clone()), machine.functions.clone(), events, plan);
     machine.start_other_cpus(apic_mode(&assignments));
     log_functions(&assignments);
+    // Only now: on a processor that cannot run guests, all that was said so far is still worth reading.
+    if let Err(refusal) = vcpu::enable_on_this_cpu() {
+        start::stop(&refusal);
+    }
 
     let claims = check(&configuration, &machine);
     let slots = slots(&configuration, buses, claims, &assignments);

@@ -49,10 +49,13 @@ fn no_dmar_table() -> Case {
         .expect(Pattern::hypervisor("no device can be assigned ... DMAR"))
 }
 
-/// A CPU without SVM.
+/// A CPU without SVM: what the machine has is listed, its devices are denied everything, and then comes the refusal.
 fn no_svm() -> Case {
     Case::new("no-svm", configuration(&[exerciser("a", "0", "test=smoke", "")]))
         .on(Hardware { cpu_model: "max,-svm".into(), ..Hardware::default() })
         .stays()
-        .expect(Pattern::hypervisor("SVM"))
+        .expect(Pattern::hypervisor("DMA remapping on, everything denied"))
+        .expect(Pattern::hypervisor("group ... 0000:00:00.0"))
+        .expect(Pattern::hypervisor("this processor does not show AMD-V ... SVM"))
+        .forbid(Pattern::hypervisor("a starts"))
 }
