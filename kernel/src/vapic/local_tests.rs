@@ -197,7 +197,7 @@ fn init_keeps_identity_and_drops_interrupts() {
 /// What can happen to a local APIC.
 #[derive(Clone, Debug)]
 enum Step {
-    Post(u8),
+    Post(u8, Trigger),
     Drain,
     Acknowledge,
     End,
@@ -206,7 +206,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (16u8..).prop_map(Step::Post),
+        4 => (16u8.., prop::sample::select(vec![Trigger::Edge, Trigger::Level]))
+            .prop_map(|(vector, trigger)| Step::Post(vector, trigger)),
         3 => Just(Step::Drain),
         4 => Just(Step::Acknowledge),
         3 => Just(Step::End),
@@ -218,6 +219,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Oracle {
     posted: Vec<u8>,
+    /// How each vector was posted last, and how when it was drained last.
+    triggers: std::collections::BTreeMap<u8, (Trigger, Trigger)>,
     requested: Vec<u8>,
     in_service: Vec<u8>,
     task_priority: u8,
@@ -240,13 +243,18 @@ proptest! {
         let mut oracle = Oracle::default();
         for step in steps {
             match step {
-                Step::Post(vector) => {
-                    endpoint.post(vector, Trigger::Edge);
+                Step::Post(vector, trigger) => {
+                    endpoint.post(vector, trigger);
                     oracle.posted.push(vector);
+                    oracle.triggers.entry(vector).or_insert((trigger, trigger)).0 = trigger;
                 }
                 Step::Drain => {
                     apic.drain(endpoint);
                     let posted = core::mem::take(&mut oracle.posted);
+                    for vector in &posted {
+                        let (last, drained) = oracle.triggers.get_mut(vector).unwrap();
+                        *drained = *last;
+                    }
                     oracle.requested.extend(posted);
                     oracle.requested.sort_unstable();
                     oracle.requested.dedup();
@@ -260,9 +268,12 @@ proptest! {
                     }
                 }
                 Step::End => {
-                    prop_assert_eq!(apic.write(0xb0, 0, 0, endpoint), Effect::Nothing);
                     oracle.in_service.sort_unstable();
-                    oracle.in_service.pop();
+                    let expected = match oracle.in_service.pop() {
+                        Some(vector) if oracle.triggers[&vector].1 == Trigger::Level => Effect::EndOfInterrupt(vector),
+                        _ => Effect::Nothing,
+                    };
+                    prop_assert_eq!(apic.write(0xb0, 0, 0, endpoint), expected);
                 }
                 Step::TaskPriority(priority) => {
                     prop_assert_eq!(apic.write(0x80, u32::from(priority), 0, endpoint), Effect::Nothing);

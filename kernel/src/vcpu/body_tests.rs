@@ -349,3 +349,39 @@ fn a_traced_instruction_traps() {
     assert_eq!(body.engine.delivered, [Event::Exception(Exception::DEBUG)]);
     assert_eq!(body.engine.flags() & bits::FLAGS_RF, 0);
 }
+
+/// The device address that RBX holds, read and written by `mov eax, [ebx]` and `mov [ebx], eax`.
+const DEVICE: u64 = 0xfe00_0000;
+
+#[test]
+fn a_known_page_is_looked_at_without_being_trusted() {
+    let (mut body, machine) = (body(), machine(&[0x0f, 0xa2, 0x0f, 0xa2]));
+    after(&mut body, &machine, &[Exit::Cpuid]);
+    after(&mut body, &machine, &[Exit::Cpuid]);
+    assert_eq!(body.engine.instruction_pointer(), 0x1004);
+    // The same page, another instruction: prefixed, so longer.
+    machine.put(0x1004, &[0x66, 0x0f, 0xa2]);
+    after(&mut body, &machine, &[Exit::Cpuid]);
+    assert_eq!(body.engine.instruction_pointer(), 0x1007);
+}
+
+#[test]
+fn moves_of_drivers_are_carried_out_the_same_both_ways() {
+    let (mut body, machine) = (body(), machine(&[0x8b, 0x03, 0x89, 0x03]));
+    let fault = |write| {
+        let address = GuestPhysical::new(DEVICE);
+        Exit::Nested(NestedFault { address, write, fetch: false, walk: false, delivering: None })
+    };
+    body.engine.registers_mut().set(Register::Rbx, DEVICE);
+    for known in [false, true] {
+        assert_eq!(body.quick_move().is_some(), known);
+        body.engine.registers_mut().set(Register::Rax, u64::MAX);
+        after(&mut body, &machine, &[fault(false), fault(true)]);
+        assert_eq!(body.engine.registers().get(Register::Rax), 0x4433_2211);
+        assert_eq!(machine.taken(), [Access::Read(DEVICE, 4), Access::Write(DEVICE, 4, 0x4433_2211)]);
+        assert_eq!(body.engine.instruction_pointer(), 0x1004);
+        body.engine.set_instruction_pointer(0x1000);
+    }
+    body.forget_code_pages();
+    assert_eq!(body.quick_move(), None);
+}

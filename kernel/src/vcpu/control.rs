@@ -155,6 +155,9 @@ mod tests {
         assert_eq!((new, efer), (cr0 | bits::CR0_PG, bits::EFER_LME | bits::EFER_LMA));
         let no_extension = engine(cr0, 0, bits::EFER_LME);
         assert_eq!(new_cr0(&no_extension, cr0 | bits::CR0_PG), None);
+        let mut from_long_code = engine(cr0, bits::CR4_PAE, bits::EFER_LME);
+        from_long_code.set_segment(SegmentName::Cs, Segment { attributes: Segment::LONG, ..Segment::default() });
+        assert_eq!(new_cr0(&from_long_code, cr0 | bits::CR0_PG), None);
         let on = engine(cr0 | bits::CR0_PG, bits::CR4_PAE, bits::EFER_LME | bits::EFER_LMA);
         assert_eq!(new_cr0(&on, cr0), Some((cr0, bits::EFER_LME)));
         let mut in_long_code = on;

@@ -10,7 +10,7 @@ use super::engine::{Exit, QuickExit, VcpuEngine};
 use super::platform::{End, NotMemory, Platform};
 use super::state::{Event, Registers, Segment, SegmentName, SystemRegister, bits};
 use super::{HostTimer, Settings};
-use crate::memory::{GuestPhysical, Owner};
+use crate::memory::{self, GuestPhysical, Owner};
 use crate::vapic::ApicBus;
 
 /// Registers that hold what was set, and exits that were planned.
@@ -27,6 +27,7 @@ pub(super) struct FakeEngine {
     pub(super) delivered: Vec<Event>,
     pub(super) window: Option<u8>,
     pub(super) exits: VecDeque<Exit>,
+    exit: Exit,
     pub(super) flushes: usize,
     offset: u64,
 }
@@ -45,6 +46,7 @@ impl FakeEngine {
             delivered: Vec::new(),
             window: None,
             exits: VecDeque::new(),
+            exit: Exit::Shutdown,
             flushes: 0,
             offset: 0,
         }
@@ -129,9 +131,10 @@ impl VcpuEngine for FakeEngine {
     fn release(&mut self) {}
     fn enter(&mut self) {
         self.delivered.extend(self.injected.take());
+        self.exit = self.exits.pop_front().unwrap_or(Exit::Shutdown);
     }
     fn quick_exit(&self) -> Option<QuickExit> {
-        match self.exits.front()? {
+        match self.exit {
             Exit::Cpuid => Some(QuickExit::Cpuid),
             Exit::Hypercall => Some(QuickExit::Hypercall),
             Exit::ReadMsr => Some(QuickExit::ReadMsr),
@@ -139,13 +142,15 @@ impl VcpuEngine for FakeEngine {
         }
     }
     fn exit(&mut self) -> Exit {
-        self.exits.pop_front().unwrap_or(Exit::Shutdown)
+        self.exit
     }
 }
 
 /// A machine with some RAM at 0 and a log of everything else.
 pub(super) struct FakeMachine {
-    ram: Mutex<Vec<u8>>,
+    /// Frames of the test's own memory, so that the host sees it as it sees a guest's.
+    ram: HostPhysical,
+    size: usize,
     pub(super) accesses: Mutex<Vec<Access>>,
     /// What every device read gives.
     pub(super) answer: u64,
@@ -168,7 +173,8 @@ pub(super) enum Access {
 impl FakeMachine {
     pub(super) fn new(ram: usize) -> Self {
         Self {
-            ram: Mutex::new(vec![0; ram]),
+            ram: memory::frames().allocate_zeroed(Owner::Hypervisor, ram / 4096, 4096).unwrap(),
+            size: ram,
             accesses: Mutex::default(),
             answer: 0x8877_6655_4433_2211,
             ended: Mutex::default(),
@@ -191,8 +197,21 @@ impl FakeMachine {
         core::mem::take(&mut self.accesses.lock().unwrap())
     }
 
+    /// Where `length` bytes of RAM at this address are.
+    fn place(&self, address: GuestPhysical, length: usize) -> Result<*mut u8, NotMemory> {
+        let start = usize::try_from(address.as_u64()).map_err(|_| NotMemory)?;
+        let end = start.checked_add(length).ok_or(NotMemory)?;
+        if end <= self.size { Ok(memory::to_pointer(self.ram).wrapping_add(start)) } else { Err(NotMemory) }
+    }
+
     fn note(&self, access: Access) {
         self.accesses.lock().unwrap().push(access);
+    }
+}
+
+impl Drop for FakeMachine {
+    fn drop(&mut self) {
+        memory::frames().free(Owner::Hypervisor, self.ram, self.size / 4096).unwrap();
     }
 }
 
@@ -215,16 +234,20 @@ impl Platform for FakeMachine {
         self.note(Access::Write(address.as_u64(), size, value));
     }
     fn read_memory(&self, address: GuestPhysical, into: &mut [u8]) -> Result<(), NotMemory> {
-        let start = usize::try_from(address.as_u64()).map_err(|_| NotMemory)?;
-        let end = start.checked_add(into.len()).ok_or(NotMemory)?;
-        into.copy_from_slice(self.ram.lock().unwrap().get(start..end).ok_or(NotMemory)?);
+        let place = self.place(address, into.len())?;
+        // SAFETY: inside the frames, which only this test's thread uses.
+        unsafe { place.copy_to(into.as_mut_ptr(), into.len()) };
         Ok(())
     }
     fn write_memory(&self, address: GuestPhysical, from: &[u8]) -> Result<(), NotMemory> {
-        let start = usize::try_from(address.as_u64()).map_err(|_| NotMemory)?;
-        let end = start.checked_add(from.len()).ok_or(NotMemory)?;
-        self.ram.lock().unwrap().get_mut(start..end).ok_or(NotMemory)?.copy_from_slice(from);
+        let place = self.place(address, from.len())?;
+        // SAFETY: as in `read_memory`.
+        unsafe { place.copy_from(from.as_ptr(), from.len()) };
         Ok(())
+    }
+    fn host_page(&self, page: GuestPhysical) -> Option<HostPhysical> {
+        self.place(page, 4096).ok()?;
+        self.ram.checked_add(page.as_u64())
     }
     fn nested_root(&self) -> HostPhysical {
         HostPhysical::new(0)

@@ -106,6 +106,36 @@ fn tables_outside_memory_end_the_machine() {
 }
 
 #[test]
+fn walks_set_the_flags_that_the_processor_sets() {
+    let (machine, paging) = (machine(), paging(Mode::Long));
+    let entry = |at| u64::from_le_bytes(machine.get(at)) & (ACCESSED | DIRTY);
+    paging.translate(0, Access::Read, &machine).unwrap();
+    assert_eq!([0x1000, 0x2000, 0x3000, 0x4000].map(entry), [ACCESSED; 4]);
+    paging.translate(0, Access::Write, &machine).unwrap();
+    assert_eq!([0x3000, 0x4000, 0x4008].map(entry), [ACCESSED, ACCESSED | DIRTY, 0]);
+}
+
+#[test]
+fn a_trail_holds_until_an_entry_on_it_changes() {
+    let (machine, paging) = (machine(), paging(Mode::Long));
+    let walk = || {
+        let mut trail = Trail::NEW;
+        paging.translate_by(0x123, Access::Read, &machine, Some(&mut trail)).unwrap();
+        trail
+    };
+    for (at, entry) in [(0x1000, 0x2000 | EVERYONE), (0x3000, 0x4000 | EVERYONE), (0x4000, 0x5000 | KERNEL)] {
+        let trail = walk();
+        assert!(trail.holds());
+        machine.put(at, &u64::to_le_bytes(entry | DIRTY));
+        assert!(trail.holds(), "the processor's own flags change nothing");
+        machine.put(at, &u64::to_le_bytes(entry ^ 0x8000));
+        assert!(!trail.holds(), "{at:#x}");
+        machine.put(at, &u64::to_le_bytes(entry));
+    }
+    assert!(!Trail::LOST.holds());
+}
+
+#[test]
 fn the_mode_follows_the_registers() {
     let mut engine = FakeEngine::new();
     assert_eq!(Paging::of(&engine).mode, Mode::Off);
