@@ -9,8 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    after_help = "What is fetched is unpacked, without root, into one folder and nowhere else: $POSTERN_CACHE, or \
-                  $XDG_CACHE_HOME/postern, or ~/.cache/postern."
+    after_help = "What is fetched is unpacked, without root, into one folder: $POSTERN_CACHE, or \
+                  $XDG_CACHE_HOME/postern, or ~/.cache/postern. rustup and cargo keep what they fetch in their own \
+                  folders: the bare-metal targets, where rustup can add them, and crates."
 )]
 pub(crate) struct CommandLine {
     /// What to do.

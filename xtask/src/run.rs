@@ -73,8 +73,12 @@ fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path
     let mut hardware = demo::hardware(image);
     hardware.devices.extend(options.qemu_arguments.iter().cloned());
     let serial = if options.shell { Serial::Terminal } else { Serial::Lines };
-    if options.shell {
-        print!("{CONSOLE_KEYS}");
+    match serial {
+        Serial::Terminal => print!("{CONSOLE_KEYS}"),
+        Serial::Lines => println!(
+            "booting in QEMU, which takes firmware some seconds; Ctrl-C stops it; the serial log goes to {}",
+            folder.join("serial.log").display()
+        ),
     }
     Machine::start(&tools.qemu, &hardware, &volume, folder, serial)
 }

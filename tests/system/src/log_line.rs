@@ -69,17 +69,18 @@ impl LogLine {
             Some(time) => format!("[{:5}.{:06}]", time / 1_000_000, time % 1_000_000),
             None => " ".repeat(14),
         };
+        // The columns of the kernel's own log.
         let (source, code) = match &self.source {
-            Source::Firmware => (format!("{:15}", "boot"), "2"),
+            Source::Firmware => (format!("{:17}", "boot"), "2"),
             Source::Hypervisor { level, room } => {
                 let code = match level.as_str() {
                     "error" => "1;31",
                     "warn" => "33",
                     _ => "36",
                 };
-                (format!("{level:5} {room:9}"), code)
+                (format!("{level:5} {room:11}"), code)
             }
-            Source::Guest(name) => (format!("{name:15}"), "32"),
+            Source::Guest(name) => (format!("{name:17}"), "32"),
         };
         if colour {
             format!("\x1b[2m{time}\x1b[0m \x1b[{code}m{source}\x1b[0m | {}", self.message)
@@ -174,6 +175,18 @@ mod tests {
             assert_eq!(LogLine::parse(&line.show(false)).unwrap(), line);
             assert_eq!(LogLine::parse(&line.show(true)).unwrap(), line);
         }
+    }
+
+    #[test]
+    fn lines_are_shown_in_the_columns_that_they_came_in() {
+        for raw in [
+            "[    0.123456] warn  assignment  | text",
+            "[  123.123456] info  passthrough | text",
+            "[  123.123456] intruder          | text",
+        ] {
+            assert_eq!(LogLine::parse(raw).unwrap().show(false), raw);
+        }
+        assert_eq!(LogLine::parse("text").unwrap().show(false), "               boot              | text");
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl PackageSet {
         }
         if options.offline {
             bail!(
-                "missing {} ({}), and --offline forbids fetching: run `cargo xtask setup` once, or {}",
+                "{} cannot be fetched (Debian's packages {}) with --offline: run `cargo xtask setup` once, or {}",
                 self.purpose,
                 self.packages.join(", "),
                 self.remedy
@@ -59,7 +59,7 @@ impl PackageSet {
         }
         if find_on_path("apt-get").is_none() || find_on_path("dpkg-deb").is_none() {
             bail!(
-                "missing {}, and this is neither Debian nor Ubuntu, where it could be fetched: {}",
+                "{} cannot be fetched, because apt-get and dpkg-deb are not here (this is neither Debian nor Ubuntu): {}",
                 self.purpose,
                 self.remedy
             );

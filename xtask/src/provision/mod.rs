@@ -23,19 +23,28 @@ pub(crate) const TARGETS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-ue
 
 /// `cargo xtask setup`: finds or fetches everything and says where it is.
 pub(crate) fn setup(options: &Offline) -> Result<()> {
+    find_all(options, |what, place| println!("{what:16} {place}"))
+}
+
+/// Finds or fetches everything.
+///
+/// # Errors
+/// One sentence for each thing that is missing, all at once.
+pub(crate) fn find_all(options: &Offline, show: impl Fn(&str, String)) -> Result<()> {
+    let found = [
+        ("bare-metal Rust", Toolchain::find(options).map(|found| found.describe())),
+        ("QEMU and OVMF", qemu::find(options).map(|found| qemu::describe(&found))),
+        ("Linux guest", guest::find(options).map(|found| guest::describe(&found))),
+    ];
     let mut missing = Vec::new();
-    report("bare-metal Rust", Toolchain::find(options).map(|found| found.describe()), &mut missing);
-    report("QEMU and OVMF", qemu::find(options).map(|found| qemu::describe(&found)), &mut missing);
-    report("Linux guest", guest::find(options).map(|found| guest::describe(&found)), &mut missing);
+    for (what, found) in found {
+        match found {
+            Ok(place) => show(what, place),
+            Err(error) => missing.push(format!("{error:#}")),
+        }
+    }
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("{}", missing.join("\n"))
-}
-
-fn report(what: &str, found: Result<String>, missing: &mut Vec<String>) {
-    match found {
-        Ok(place) => println!("{what:16} {place}"),
-        Err(error) => missing.push(format!("{what}: {error:#}")),
-    }
+    bail!("{}", missing.join("\nerror: "))
 }

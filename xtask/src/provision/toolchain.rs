@@ -53,19 +53,24 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// Finds a compiler that has the targets, or makes one.
     pub(crate) fn find(options: &Offline) -> Result<Self> {
-        if active_has_targets() || (!options.offline && rustup_adds_targets()) {
+        if active_has_targets() {
+            return Ok(Self { private: None });
+        }
+        // A sysroot was built where rustup could not help: it is not asked again for every command.
+        if let Some(sysroot) = existing_sysroot()? {
+            return Ok(Self { private: Some(sysroot) });
+        }
+        if !options.offline && rustup_adds_targets() {
             return Ok(Self { private: None });
         }
         let rust = DEBIAN_RUST.ensure(options)?;
-        let recipe = format!("3 {} {}", rust.display(), DEBIAN_RUST.recipe());
-        let sysroot = match cache::existing("sysroot", &recipe)? {
-            Some(sysroot) => sysroot,
-            None if options.offline => bail!(
+        if options.offline {
+            bail!(
                 "the bare-metal sysroot is not built, and building it fetches nine small crates, which --offline \
                  forbids: run `cargo xtask setup` once"
-            ),
-            None => cache::ensure("sysroot", &recipe, |folder| sysroot::build(&rust, folder))?,
-        };
+            );
+        }
+        let sysroot = cache::ensure("sysroot", &sysroot_recipe(&rust), |folder| sysroot::build(&rust, folder))?;
         Ok(Self { private: Some(sysroot) })
     }
 
@@ -114,6 +119,19 @@ impl Toolchain {
     }
 }
 
+/// The private sysroot, if it and the compiler that it belongs to are in the cache.
+fn existing_sysroot() -> Result<Option<PathBuf>> {
+    match DEBIAN_RUST.existing()? {
+        Some(rust) => cache::existing("sysroot", &sysroot_recipe(&rust)),
+        None => Ok(None),
+    }
+}
+
+/// What tells one content of the sysroot from another.
+fn sysroot_recipe(rust: &Path) -> String {
+    format!("3 {} {}", rust.display(), DEBIAN_RUST.recipe())
+}
+
 fn rustc() -> Command {
     Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
 }
@@ -141,9 +159,10 @@ fn rustup_adds_targets() -> bool {
     if !is_rustups || find_on_path("rustup").is_none() {
         return false;
     }
-    let step = Step::begin("asking rustup for the bare-metal targets (`rustup target add`)", 0);
+    let title = format!("fetching {}, 200 MB unpacked, by `rustup target add`", DEBIAN_RUST.purpose);
+    let step = Step::begin(title, 0);
     let added = output_of(Command::new("rustup").args(["target", "add"]).args(TARGETS).env("RUSTUP_MAX_RETRIES", "0"));
-    drop(step);
+    step.end();
     match added {
         Ok(_) => active_has_targets(),
         Err(_) => {
