@@ -49,13 +49,22 @@ struct HostBar {
     parts: Box<[BarPart]>,
 }
 
+/// Where the guest has put the BARs.
+#[derive(Debug)]
+struct Placed {
+    at: [Option<u64>; BARS],
+    /// The function answers, so that what is placed is mapped, too. In D3hot an access may be an error of the machine's.
+    answers: bool,
+}
+
 /// The function.
 pub struct AssignedFunction {
     address: PciAddress,
     owner: Owner,
     device: Mutex<Device<Doors>>,
     bars: [Option<HostBar>; BARS],
-    placed: Mutex<[Option<u64>; BARS]>,
+    /// Taken after the device's lock or alone.
+    placed: Mutex<Placed>,
     memory: Arc<GuestMemory>,
     bus: Arc<ApicBus>,
     lines: AtomicU32,
@@ -75,7 +84,7 @@ impl AssignedFunction {
             owner: recipient.owner.clone(),
             device: Mutex::new(device),
             bars,
-            placed: Mutex::default(),
+            placed: Mutex::new(Placed { at: [None; BARS], answers: true }),
             memory: recipient.memory.clone(),
             bus: recipient.bus.clone(),
             lines: AtomicU32::new(0),
@@ -144,6 +153,22 @@ impl AssignedFunction {
         }
     }
 
+    /// Maps what is placed, or takes it out of the guest's table, after the function began or ceased to answer.
+    fn follow_power(&self, answers: bool) {
+        let mut placed = self.placed.lock();
+        if core::mem::replace(&mut placed.answers, answers) == answers {
+            return;
+        }
+        for (bar, at) in self.bars.iter().zip(placed.at) {
+            let (Some(bar), Some(at)) = (bar, at) else { continue };
+            if answers {
+                self.map(bar, at);
+            } else {
+                self.unmap(bar, at);
+            }
+        }
+    }
+
     fn map(&self, bar: &HostBar, at: u64) {
         let Some(host) = bar.memory else { return };
         for part in bar.parts.iter().filter(|part| !part.trapped) {
@@ -190,6 +215,9 @@ impl VirtualFunction for AssignedFunction {
         if changes.contains(Changes::RESET) {
             self.reset(&mut device);
         }
+        if changes.intersects(Changes::POWER | Changes::RESET) {
+            self.follow_power(device.answers());
+        }
         if changes.intersects(Changes::MSI | Changes::MSI_X) {
             let result = device.follow_messages(|message| self.event(message));
             self.report(result);
@@ -199,16 +227,20 @@ impl VirtualFunction for AssignedFunction {
     fn place(&self, bar: usize, at: Option<u64>) {
         let Some(Some(host)) = self.bars.get(bar) else { return };
         let mut placed = self.placed.lock();
-        let Some(place) = placed.get_mut(bar) else { return };
+        let answers = placed.answers;
+        let Some(place) = placed.at.get_mut(bar) else { return };
         if *place == at {
             return;
         }
-        if let Some(before) = place.take() {
+        let before = core::mem::replace(place, at);
+        if !answers {
+            return;
+        }
+        if let Some(before) = before {
             self.unmap(host, before);
         }
         if let Some(now) = at {
             self.map(host, now);
-            *place = at;
         }
     }
 

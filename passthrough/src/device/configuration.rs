@@ -44,8 +44,13 @@ impl<M: Machine> Device<M> {
     /// Where the guest put BAR `bar` (0 to 5, or 6 for the ROM), and whether the function answers there now.
     pub fn placement(&self, bar: u8) -> Option<Placement> {
         let placement = self.configuration.placement(bar)?;
-        let enabled = placement.enabled && self.power == 0 && self.poison.is_none();
+        let enabled = placement.enabled && self.answers();
         Some(Placement { enabled, ..placement })
+    }
+
+    /// Whether the function answers at all: it is in D0, and its last reset worked.
+    pub fn answers(&self) -> bool {
+        self.power == 0 && self.poison.is_none()
     }
 
     /// The guest's MSI capability.
