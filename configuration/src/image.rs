@@ -35,7 +35,7 @@ pub(crate) fn read(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Image> {
 fn read_linux(item: Item<'_>, notes: &mut Notes<'_>) -> Option<LinuxImage> {
     let mut section = Section::of(item, notes)?;
     let kernel = required_path(&mut section, "kernel", "kernel = \"guests/vmlinuz\"");
-    let initrd = section.take("initrd").map(|item| path(item, section.notes()));
+    let initrd = section.take("initrd").map(|item| item.read_as(path, section.notes()));
     let cmdline = command_line(&mut section);
     section.no_more_keys();
     // An initrd that is named must be readable: without it another system would start than the one that is meant.
@@ -75,19 +75,11 @@ fn required_path(
     example: &'static str,
 ) -> Option<Placed<String>> {
     let item = section.require(key, example)?;
-    path(item, section.notes())
+    item.read_as(path, section.notes())
 }
 
-fn path(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Placed<String>> {
-    let (offset, thing) = (item.offset, item.thing.clone());
-    let path = item.string(notes)?;
-    match path_fault(&path) {
-        None => Some(path),
-        Some(fault) => {
-            notes.problem(offset, &thing, Rule::BadPath(fault));
-            None
-        }
-    }
+fn path(path: String) -> Result<String, Rule> {
+    path_fault(&path).map_or(Ok(path), |fault| Err(Rule::BadPath(fault)))
 }
 
 fn path_fault(path: &str) -> Option<PathFault> {
@@ -111,12 +103,12 @@ fn path_fault(path: &str) -> Option<PathFault> {
 }
 
 fn command_line(section: &mut Section<'_, '_, '_>) -> String {
-    let Some(item) = section.take("cmdline") else { return String::new() };
-    let (offset, thing) = (item.offset, item.thing.clone());
-    let notes = section.notes();
-    let Some(text) = item.string(notes) else { return String::new() };
-    if text.len() > COMMAND_LINE_LIMIT || text.chars().any(char::is_control) {
-        notes.problem(offset, &thing, Rule::BadCommandLine);
-    }
-    text.value
+    let item = section.take("cmdline");
+    let text = item.and_then(|item| item.read_as(checked_command_line, section.notes()));
+    text.map(|text| text.value).unwrap_or_default()
+}
+
+fn checked_command_line(text: String) -> Result<String, Rule> {
+    let fits = text.len() <= COMMAND_LINE_LIMIT && !text.chars().any(char::is_control);
+    if fits { Ok(text) } else { Err(Rule::BadCommandLine) }
 }

@@ -20,6 +20,7 @@ mod position;
 mod problem;
 mod read;
 mod size;
+mod value;
 mod vm;
 
 pub use device::{FunctionAddress, Selector};

@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -22,7 +23,8 @@ pub struct Configuration {
 }
 
 /// What the machine does when every VM has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AtEnd {
     /// All CPUs stop.
     #[default]
@@ -96,28 +98,18 @@ pub struct Module {
 }
 
 /// A rule that a VM may be excused from. Each start says so in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Override {
     /// `unsafe-interrupts`: devices may be assigned although the machine cannot remap interrupts, so that the VM can
     /// forge interrupts of others.
     UnsafeInterrupts,
 }
 
-impl Override {
-    /// Every override.
-    pub const ALL: [Self; 1] = [Self::UnsafeInterrupts];
-
-    /// As it is written in `allow`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::UnsafeInterrupts => "unsafe-interrupts",
-        }
-    }
-}
-
 /// What becomes of a VM that resets itself: by the reset register, port 0xCF9, the keyboard controller or a triple
 /// fault.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnReset {
     /// It starts again.
     #[default]
@@ -160,7 +152,7 @@ impl Vm {
 pub(crate) fn read(table: Spanned<DeTable<'_>>, notes: &mut Notes<'_>) -> Option<Configuration> {
     let start = table.span().start;
     let mut top = Section::new("the configuration", start, table.into_inner(), notes);
-    let at_end = top.choice("at_end", &[("halt", AtEnd::Halt), ("reset", AtEnd::Reset)]);
+    let at_end = top.read("at_end");
     let vms = top.array("vm");
     top.no_more_keys();
     let vms = match vms {
@@ -178,5 +170,5 @@ pub(crate) fn read(table: Spanned<DeTable<'_>>, notes: &mut Notes<'_>) -> Option
         vms.into_iter().enumerate().map(|(index, value)| vm::read(index, value, notes)).unzip();
     overlap::report(&wishes, notes);
     let vms = vms.into_iter().collect::<Option<Vec<Vm>>>()?;
-    Some(Configuration { at_end: at_end.unwrap_or_default(), vms })
+    Some(Configuration { at_end: at_end.map(|at_end| at_end.value).unwrap_or_default(), vms })
 }

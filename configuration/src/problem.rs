@@ -56,6 +56,8 @@ pub enum Rule {
         /// What stands here.
         found: &'static str,
     },
+    /// A value that its type refuses.
+    Refused(String),
     /// A key that must be there.
     MissingKey {
         /// How a value of it looks.
@@ -162,6 +164,7 @@ impl fmt::Display for Rule {
             Self::KeyTwice(key) => write!(f, "the key `{key}` stands here twice"),
             Self::UnknownKey { .. } => f.write_str("no such key"),
             Self::WrongType { expected, found } => write!(f, "this must be {expected}, not {found}"),
+            Self::Refused(reason) => f.write_str(reason),
             Self::MissingKey { .. } => f.write_str("the key is missing"),
             Self::UnknownWord { found, .. } => write!(f, "\"{found}\" means nothing here"),
             Self::WordTwice(word) => write!(f, "\"{word}\" stands here twice"),
@@ -224,6 +227,7 @@ impl fmt::Display for Remedy<'_> {
                 list(f, known)
             }
             Rule::WrongType { expected, .. } => write!(f, "Write {expected}."),
+            Rule::Refused(_) => f.write_str("Correct the value."),
             Rule::MissingKey { example } => write!(f, "Add a line such as `{example}`."),
             Rule::UnknownWord { known, .. } => {
                 f.write_str("Write one of ")?;

@@ -1,4 +1,5 @@
-//! Reading TOML tables without giving up at the first mistake.
+//! Reading TOML tables without giving up at the first mistake. Their values are read by serde, one by one
+//! ([`crate::value`]).
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -6,11 +7,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeArray, DeInteger, DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::position::{Placed, Position};
 use crate::problem::{Problem, Rule};
+use crate::value::{Value, wrong_type};
 
 /// The problems found so far, and the text that they are in.
 pub(crate) struct Notes<'t> {
@@ -152,34 +155,16 @@ impl<'t, 'n, 'i> Section<'t, 'n, 'i> {
         item
     }
 
-    /// A truth value; `None` if absent or wrong.
-    pub(crate) fn boolean(&mut self, key: &'static str) -> Option<bool> {
+    /// A value of a type that serde knows how to read; `None` if absent or wrong.
+    pub(crate) fn read<T: Deserialize<'i>>(&mut self, key: &'static str) -> Option<Placed<T>> {
         let item = self.take(key)?;
-        match item.value {
-            DeValue::Boolean(value) => Some(value),
-            other => {
-                self.notes.problem(item.offset, &item.thing, wrong_type("true or false", &other));
-                None
-            }
-        }
+        item.read(self.notes)
     }
 
     /// An array's elements; `None` if absent or wrong.
     pub(crate) fn array(&mut self, key: &'static str) -> Option<Vec<Item<'i>>> {
         let item = self.take(key)?;
         item.array(self.notes)
-    }
-
-    /// A number from `low` to `high`; `None` if absent or wrong.
-    pub(crate) fn number(&mut self, key: &'static str, low: u32, high: u32) -> Option<Placed<u32>> {
-        let item = self.take(key)?;
-        item.number(low, high, self.notes)
-    }
-
-    /// One of some words; `None` if absent or wrong.
-    pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&'static str, T)]) -> Option<T> {
-        let item = self.take(key)?;
-        item.choice(words, self.notes)
     }
 
     /// Complains of every key that nobody asked for.
@@ -192,11 +177,21 @@ impl<'t, 'n, 'i> Section<'t, 'n, 'i> {
 }
 
 impl<'i> Item<'i> {
-    pub(crate) fn string(self, notes: &mut Notes<'_>) -> Option<Placed<String>> {
-        match self.value {
-            DeValue::String(value) => Some(Placed { value: value.into_owned(), position: notes.position(self.offset) }),
-            other => {
-                notes.problem(self.offset, &self.thing, wrong_type("a string", &other));
+    /// The value, by serde; `None` if it is wrong.
+    pub(crate) fn read<T: Deserialize<'i>>(self, notes: &mut Notes<'_>) -> Option<Placed<T>> {
+        self.read_as(Ok, notes)
+    }
+
+    /// What `check` makes of the value that serde reads; `None` if either finds it wrong.
+    pub(crate) fn read_as<W: Deserialize<'i>, T>(
+        self,
+        check: impl FnOnce(W) -> Result<T, Rule>,
+        notes: &mut Notes<'_>,
+    ) -> Option<Placed<T>> {
+        match W::deserialize(Value(self.value)).and_then(check) {
+            Ok(value) => Some(Placed { value, position: notes.position(self.offset) }),
+            Err(rule) => {
+                notes.problem(self.offset, &self.thing, rule);
                 None
             }
         }
@@ -211,33 +206,6 @@ impl<'i> Item<'i> {
             }
         }
     }
-
-    pub(crate) fn number(self, low: u32, high: u32, notes: &mut Notes<'_>) -> Option<Placed<u32>> {
-        match self.value {
-            DeValue::Integer(integer) => {
-                let value = to_u32(&integer).filter(|value| (low..=high).contains(value));
-                if value.is_none() {
-                    notes.problem(self.offset, &self.thing, Rule::OutOfRange { low, high });
-                }
-                value.map(|value| Placed { value, position: notes.position(self.offset) })
-            }
-            other => {
-                notes.problem(self.offset, &self.thing, wrong_type("a whole number", &other));
-                None
-            }
-        }
-    }
-
-    pub(crate) fn choice<T: Copy>(self, words: &[(&'static str, T)], notes: &mut Notes<'_>) -> Option<T> {
-        let (offset, thing) = (self.offset, self.thing.clone());
-        let word = self.string(notes)?;
-        let choice = words.iter().find(|(known, _)| *known == word.as_str()).map(|(_, choice)| *choice);
-        if choice.is_none() {
-            let known = words.iter().map(|(known, _)| *known).collect();
-            notes.problem(offset, &thing, Rule::UnknownWord { found: word.value, known });
-        }
-        choice
-    }
 }
 
 fn elements<'i>(array: DeArray<'i>, thing: &str) -> Vec<Item<'i>> {
@@ -249,21 +217,4 @@ fn elements<'i>(array: DeArray<'i>, thing: &str) -> Vec<Item<'i>> {
             thing: thing.to_string(),
         })
         .collect()
-}
-
-fn to_u32(integer: &DeInteger<'_>) -> Option<u32> {
-    u32::from_str_radix(integer.as_str(), integer.radix()).ok()
-}
-
-pub(crate) fn wrong_type(expected: &'static str, found: &DeValue<'_>) -> Rule {
-    let found = match found {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
-    };
-    Rule::WrongType { expected, found }
 }

@@ -37,27 +37,26 @@ pub(crate) fn read(index: usize, mut item: Item<'_>, notes: &mut Notes<'_>) -> (
 }
 
 fn read_keys(mut section: Section<'_, '_, '_>, wishes: &mut Wishes) -> Option<Vm> {
-    let name = section.require("name", "name = \"guest\"").and_then(|item| name(item, section.notes()));
+    let name = section.require("name", "name = \"guest\"").and_then(|item| item.read_as(name, section.notes()));
     if let Some(name) = &name {
         section.rename(format!("vm \"{name}\""));
         wishes.thing = section.thing().into();
         wishes.name = Some(name.clone());
     }
     let cpus = section.require("cpus", "cpus = [0]").and_then(|item| cpus(item, section.notes()));
-    let memory = section.require("memory", "memory = \"512M\"").and_then(|item| memory(item, section.notes()));
+    let memory = section.require("memory", "memory = \"512M\"").and_then(|item| item.read_as(memory, section.notes()));
     let image = section
         .require("image", "image = { multiboot = { image = \"guests/guest.elf\" } }")
         .and_then(|item| image::read(item, section.notes()));
-    let debug_exit = section.boolean("debug_exit").unwrap_or(false);
+    let debug_exit = section.read("debug_exit").is_some_and(|debug_exit| debug_exit.value);
     let devices = section.array("devices").unwrap_or_default();
-    let devices: Vec<_> = devices.into_iter().filter_map(|item| device(item, section.notes())).collect();
+    let devices: Vec<_> = devices.into_iter().filter_map(|item| item.read_as(device, section.notes())).collect();
     wishes.cpus = cpus.clone().unwrap_or_default();
     wishes.devices = devices.clone();
     let allow = section.array("allow").unwrap_or_default();
     let allow = overrides(allow, section.notes());
-    let on_reset =
-        section.choice("on_reset", &[("restart", OnReset::Restart), ("stop", OnReset::Stop)]).unwrap_or_default();
-    let restarts = section.number("restarts", 0, u32::MAX);
+    let on_reset = section.read("on_reset").map(|on_reset| on_reset.value).unwrap_or_default();
+    let restarts = section.read("restarts");
     if let (OnReset::Stop, Some(restarts)) = (on_reset, &restarts) {
         let thing = section.name_of("restarts");
         section.notes().problem_at(restarts.position, &thing, Rule::RestartsWithoutRestart);
@@ -76,15 +75,13 @@ fn read_keys(mut section: Section<'_, '_, '_>, wishes: &mut Wishes) -> Option<Vm
     })
 }
 
-fn name(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Placed<String>> {
-    let (offset, thing) = (item.offset, item.thing.clone());
-    let name = item.string(notes)?;
+fn name(name: String) -> Result<String, Rule> {
     let fits = (1..=NAME_LIMIT).contains(&name.len());
     if fits && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') {
-        return Some(name);
+        Ok(name)
+    } else {
+        Err(Rule::BadName(name))
     }
-    notes.problem(offset, &thing, Rule::BadName(name.value));
-    None
 }
 
 fn cpus(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Vec<Placed<u32>>> {
@@ -100,41 +97,32 @@ fn cpus(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Vec<Placed<u32>>> {
         return None;
     }
     let all = items.len();
-    let cpus: Vec<_> = items.into_iter().filter_map(|item| item.number(0, u32::MAX, notes)).collect();
+    let cpus: Vec<_> = items.into_iter().filter_map(|item| item.read(notes)).collect();
     (cpus.len() == all).then_some(cpus)
 }
 
-fn memory(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Placed<u64>> {
-    let (offset, thing) = (item.offset, item.thing.clone());
-    let text = item.string(notes)?;
+fn memory(text: String) -> Result<u64, Rule> {
     match Bytes::parse(&text) {
-        Some(size) if size.is_whole() => return Some(Placed { value: size.0, position: text.position }),
-        Some(size) => notes.problem(offset, &thing, Rule::UnalignedSize(size)),
-        None => notes.problem(offset, &thing, Rule::BadSize(text.value)),
+        Some(size) if size.is_whole() => Ok(size.0),
+        Some(size) => Err(Rule::UnalignedSize(size)),
+        None => Err(Rule::BadSize(text)),
     }
-    None
 }
 
-fn device(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Placed<Selector>> {
-    let (offset, thing) = (item.offset, item.thing.clone());
-    let text = item.string(notes)?;
-    let selector = Selector::parse(&text);
-    if selector.is_none() {
-        notes.problem(offset, &thing, Rule::BadDevice(text.value));
-    }
-    selector.map(|value| Placed { value, position: text.position })
+fn device(text: String) -> Result<Selector, Rule> {
+    Selector::parse(&text).ok_or(Rule::BadDevice(text))
 }
 
 fn overrides(items: Vec<Item<'_>>, notes: &mut Notes<'_>) -> Vec<Override> {
-    let words = Override::ALL.map(|rule| (rule.name(), rule));
     let mut allow = Vec::new();
     for item in items {
         let (offset, thing) = (item.offset, item.thing.clone());
-        let Some(rule) = item.choice(&words, notes) else { continue };
-        if allow.contains(&rule) {
-            notes.problem(offset, &thing, Rule::WordTwice(rule.name().into()));
+        let word = item.value.as_str().map(String::from);
+        let Some(rule) = item.read::<Override>(notes) else { continue };
+        if allow.contains(&rule.value) {
+            notes.problem(offset, &thing, Rule::WordTwice(word.unwrap_or_default()));
         } else {
-            allow.push(rule);
+            allow.push(rule.value);
         }
     }
     allow
