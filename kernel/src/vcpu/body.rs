@@ -9,6 +9,7 @@ use super::engine::{EXIT_KINDS, Exit, QuickExit, VcpuEngine};
 use super::extended::ExtendedState;
 use super::fetch::{CodePage, DriverPages};
 use super::msr::Msrs;
+use super::non_maskable::NonMaskable;
 use super::platform::{CrashReason, End, Platform, ResetCause};
 use super::state::{Event, Exception, SystemRegister, bits};
 use super::{HostTimer, Settings, Stop, VcpuError};
@@ -50,14 +51,6 @@ impl From<Exception> for Trouble {
     }
 }
 
-/// The non-maskable interrupt.
-#[derive(Clone, Copy, Debug, Default)]
-struct NonMaskable {
-    pending: bool,
-    /// One is being handled: the guest has not executed IRET yet.
-    blocked: bool,
-}
-
 /// A virtual CPU on an engine.
 pub(super) struct Body<E> {
     pub(super) engine: E,
@@ -74,7 +67,7 @@ pub(super) struct Body<E> {
     ticked: u64,
     /// When the machine's timers have to be asked again.
     machine_deadline: Option<u64>,
-    non_maskable: NonMaskable,
+    pub(super) non_maskable: NonMaskable,
     pub(super) cpuid: CpuidTable,
     pub(super) msrs: Msrs,
     pub(super) extended: ExtendedState,
@@ -196,9 +189,7 @@ impl<E: VcpuEngine> Body<E> {
             }
             Exit::HostEvent => Ok(()),
             Exit::InterruptReturn => {
-                self.non_maskable.blocked = false;
-                self.engine.watch_interrupt_return(false);
-                self.attention = true;
+                self.handle_interrupt_return();
                 Ok(())
             }
             Exit::CacheInvalidate => self.handle_cache_invalidate(platform),
@@ -208,6 +199,7 @@ impl<E: VcpuEngine> Body<E> {
             Exit::SetExtendedControl => self.handle_set_extended_control(platform),
             Exit::Undefined => Err(Exception::UNDEFINED.into()),
             Exit::Counter => Err(Exception::GENERAL_PROTECTION.into()),
+            Exit::Exception(Exception::DEBUG) => self.handle_debug_exception().map_err(Trouble::from),
             Exit::Exception(exception) => Err(exception.into()),
             Exit::MachineCheck => Err(Trouble::Crash(CrashReason::MachineCheck)),
             Exit::Shutdown => return self.end(platform, End::Reset(ResetCause::TripleFault)),
@@ -243,7 +235,7 @@ impl<E: VcpuEngine> Body<E> {
                 exception
             }
             Some(Event::NonMaskable) => {
-                self.non_maskable = NonMaskable { pending: true, blocked: false };
+                self.non_maskable.put_back();
                 exception
             }
             Some(Event::Exception(first)) => match super::exception::combine(first, exception) {
@@ -280,7 +272,9 @@ impl<E: VcpuEngine> Body<E> {
         if requests.contains(Requests::START_UP) && self.activity == Activity::WaitsForStartUp {
             self.start_at(super::Start::RealMode { page: endpoint.take_start_page() });
         }
-        self.non_maskable.pending |= requests.contains(Requests::NON_MASKABLE);
+        if requests.contains(Requests::NON_MASKABLE) {
+            self.non_maskable.request();
+        }
         // First, since what these post is drained right after.
         self.machine_deadline = platform.timers(self.index);
         self.apic.drain(endpoint);
@@ -346,8 +340,7 @@ impl<E: VcpuEngine> Body<E> {
     fn wake(&mut self) {
         if self.activity == Activity::Halted {
             let interrupt = self.apic.deliverable().is_some() && self.engine.flags() & bits::FLAGS_IF != 0;
-            let non_maskable = self.non_maskable.pending && !self.non_maskable.blocked;
-            if interrupt || non_maskable || self.engine.injected().is_some() {
+            if interrupt || self.takes_non_maskable() || self.engine.injected().is_some() {
                 self.activity = Activity::Running;
             }
         }
@@ -355,16 +348,12 @@ impl<E: VcpuEngine> Body<E> {
 
     /// Chooses what the next entry delivers, and the window to be told of for what has to wait.
     fn choose_event(&mut self) {
-        if self.engine.injected().is_none() {
-            if self.non_maskable.pending && !self.non_maskable.blocked {
-                self.non_maskable = NonMaskable { pending: false, blocked: true };
-                self.engine.watch_interrupt_return(true);
-                self.engine.inject(Event::NonMaskable);
-            } else if self.takes_interrupts()
-                && let Some(vector) = self.apic.acknowledge()
-            {
-                self.engine.inject(Event::Interrupt(vector));
-            }
+        if self.engine.injected().is_none()
+            && !self.deliver_non_maskable()
+            && self.takes_interrupts()
+            && let Some(vector) = self.apic.acknowledge()
+        {
+            self.engine.inject(Event::Interrupt(vector));
         }
         // What waits for the interrupt flag, or for CR8 to fall: the window opens with its class.
         self.engine.open_window(self.apic.waiting());

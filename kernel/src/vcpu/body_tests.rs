@@ -146,8 +146,34 @@ fn a_second_nmi_waits_for_the_first_ones_iret() {
     body.bus.endpoints()[0].request(nmi);
     after(&mut body, &machine, &[]);
     assert_eq!(body.engine.delivered, [Event::NonMaskable]);
-    after(&mut body, &machine, &[Exit::InterruptReturn, Exit::HostEvent]);
+    // At the IRET it still waits: the IRET is stepped over first, and the guest does not see that.
+    after(&mut body, &machine, &[Exit::InterruptReturn, Exit::Interrupt]);
+    assert_eq!(body.engine.delivered, [Event::NonMaskable]);
+    assert_ne!(body.engine.flags() & bits::FLAGS_TF, 0);
+    body.engine.set_flags(bits::FLAGS_ONE);
+    body.engine.set_system(SystemRegister::Dr6, 0xffff_4ff0);
+    after(&mut body, &machine, &[Exit::Exception(Exception::DEBUG), Exit::HostEvent]);
     assert_eq!(body.engine.delivered, [Event::NonMaskable; 2]);
+    assert_eq!(body.engine.system(SystemRegister::Dr6), 0xffff_0ff0);
+}
+
+#[test]
+fn an_nmi_behind_the_iret_comes_without_a_step() {
+    let (mut body, machine) = (body(), machine(&[]));
+    body.bus.endpoints()[0].request(Requests::NON_MASKABLE);
+    after(&mut body, &machine, &[Exit::InterruptReturn]);
+    body.engine.set_instruction_pointer(0x2000);
+    body.bus.endpoints()[0].request(Requests::NON_MASKABLE);
+    after(&mut body, &machine, &[]);
+    assert_eq!(body.engine.delivered, [Event::NonMaskable; 2]);
+    assert_eq!(body.engine.flags() & bits::FLAGS_TF, 0);
+}
+
+#[test]
+fn a_guests_own_debug_exceptions_are_its_own() {
+    let (mut body, machine) = (body(), machine(&[]));
+    after(&mut body, &machine, &[Exit::Exception(Exception::DEBUG), Exit::HostEvent]);
+    assert_eq!(body.engine.delivered, [Event::Exception(Exception::DEBUG)]);
 }
 
 #[test]

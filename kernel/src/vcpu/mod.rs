@@ -20,6 +20,7 @@ pub mod hypercall;
 mod memory;
 mod msr;
 mod nested;
+mod non_maskable;
 mod operand;
 pub mod platform;
 mod port;
