@@ -64,7 +64,7 @@ impl Assigned {
             return Ok(assigned);
         }
         let remapping =
-            *assignments.remapping().map_err(|reason| AssignError::NoRemapping { reason: reason.to_string() })?;
+            assignments.remapping().map_err(|reason| AssignError::NoRemapping { reason: reason.to_string() })?;
         if recipient.unsafe_interrupts {
             warn!(
                 "{}: unsafe-interrupts is allowed: its devices may send any interrupt where interrupts are not remapped",
@@ -72,12 +72,14 @@ impl Assigned {
             );
         }
         let policy = Policy { unsafe_interrupts: recipient.unsafe_interrupts, ..Policy::default() };
-        let container = Container::new(remapping, recipient.owner.clone(), policy);
+        let container = Container::new(remapping.clone(), recipient.owner.clone(), policy);
         for &function in functions {
             assigned.join(assignments, recipient, &container, function)?;
         }
         for &function in functions {
-            end_quarantine(&remapping, function);
+            for signer in remapping.signature(function).ids() {
+                end_quarantine(remapping, signer);
+            }
         }
         container.set_type(TYPE1_V2).map_err(AssignError::Container)?;
         for block in recipient.memory.blocks() {

@@ -12,7 +12,7 @@ use log::{error, info, warn};
 use passthrough::group::Registry;
 use passthrough::topology::{self, GroupId, Groups};
 
-use super::{Events, FunctionSpace, KernelMachine, Remapping};
+use super::{Events, FunctionSpace, KernelMachine, Remapping, Signature};
 use crate::cpu;
 use crate::platform::pci::{Ecam, Function};
 
@@ -54,11 +54,12 @@ impl Assignments {
         }
         let read = |function: &Function| topology::Function::read(function.address, &space(function.address));
         let groups = Groups::build(&functions.iter().filter_map(read).collect::<Vec<_>>());
-        let remapping = drive(&functions, plan).map(|driver| Remapping::new(driver, events));
+        let registry = Registry::new(groups);
+        let remapping = drive(&functions, plan).map(|driver| Remapping::new(driver, events, registry.clone()));
         if let Err(reason) = &remapping {
             error!("no device can be assigned: {reason}");
         }
-        Self { ecam, functions, registry: Registry::new(groups), remapping }
+        Self { ecam, functions, registry, remapping }
     }
 
     /// The remapping units.
@@ -88,6 +89,11 @@ impl Assignments {
     /// Who holds what.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Whether a request that `sender` signed may be `function`'s.
+    pub fn signs_as(&self, function: PciAddress, sender: PciAddress) -> bool {
+        Signature::of(function, self.registry.groups()).covers(sender)
     }
 
     /// The group of a function.

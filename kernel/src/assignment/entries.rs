@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 
 use iommu::address::PciAddress;
-use iommu::driver::{Delivery, Driver, Handle, Origin};
+use iommu::driver::{Delivery, Driver, Handle};
 use iommu::interrupt::entry::Trigger;
 use log::error;
 use passthrough::door::{Event, InterruptError, Message};
@@ -17,6 +17,7 @@ use spin::Mutex;
 use super::events::Events;
 use super::machine::KernelMachine;
 use super::route::Route;
+use super::signature::Signature;
 
 /// A run of entries that one function may use.
 #[derive(Debug)]
@@ -28,9 +29,14 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// `count` entries in a row for messages of `function`; none is present.
-    pub fn allocate(driver: &Driver<KernelMachine>, function: PciAddress, count: u16) -> Result<Self, InterruptError> {
-        let handle = driver.interrupts().allocate(Origin::function(function), count).map_err(|refusal| {
+    /// `count` entries in a row for messages of `function`, signed like this; none is present.
+    pub fn allocate(
+        driver: &Driver<KernelMachine>,
+        function: PciAddress,
+        signature: &Signature,
+        count: u16,
+    ) -> Result<Self, InterruptError> {
+        let handle = driver.interrupts().allocate(signature.origin(), count).map_err(|refusal| {
             error!("{function}: no interrupt-remapping entries: {refusal}");
             InterruptError::TooFew { available: 0 }
         })?;

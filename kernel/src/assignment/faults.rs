@@ -54,7 +54,7 @@ pub fn tell_all(remapping: &Remapping, owner: impl Fn(PciAddress, &mut dyn FnMut
     take(remapping);
     let reports = interrupts::without(|| core::mem::take(&mut *REPORTS.lock()));
     for report in reports {
-        owner(report.device, &mut |vm, assigned| tell(&report, vm, assigned));
+        owner(report.device, &mut |vm, assigned| tell(remapping, &report, vm, assigned));
     }
     for (count, what) in [
         (LEFT_OUT.swap(0, Ordering::Relaxed), "reports of faults were left out: they came faster than they are told"),
@@ -67,7 +67,7 @@ pub fn tell_all(remapping: &Remapping, owner: impl Fn(PciAddress, &mut dyn FnMut
 }
 
 /// One line for a fault, and quarantine where the device has had too many.
-fn tell(report: &FaultReport, vm: &str, assigned: Option<&Assigned>) {
+fn tell(remapping: &Remapping, report: &FaultReport, vm: &str, assigned: Option<&Assigned>) {
     let FaultReport { device, fault, .. } = report;
     let reason = fault.reason;
     match fault.place {
@@ -103,7 +103,7 @@ fn tell(report: &FaultReport, vm: &str, assigned: Option<&Assigned>) {
     if report.silenced {
         error!("{device} of {vm} is quarantined after {} faults: it may send no request any more", report.total);
         let functions = assigned.map_or(&[][..], |assigned| assigned.functions());
-        for function in functions.iter().filter(|function| function.address() == *device) {
+        for function in functions.iter().filter(|function| remapping.signature(function.address()).covers(*device)) {
             function.quarantine();
         }
     }

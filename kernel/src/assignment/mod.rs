@@ -12,6 +12,7 @@ mod function;
 mod machine;
 mod remapping;
 mod route;
+mod signature;
 mod space;
 mod windows;
 
@@ -25,5 +26,6 @@ pub use function::{AssignedFunction, Doors};
 pub use machine::KernelMachine;
 pub use remapping::{Line, Remapping};
 pub use route::Mailbox;
+pub use signature::Signature;
 pub use space::FunctionSpace;
 pub use windows::FunctionWindows;

@@ -12,28 +12,36 @@ use passthrough::door::{
     Access, Event, InterruptError, Message, Owner, RemappingCapabilities, RemappingError, RemappingHardware, Reserved,
     ReservedKind,
 };
+use passthrough::group::Registry;
 
 use super::entries::Entries;
 use super::events::Events;
 use super::machine::KernelMachine;
+use super::signature::Signature;
 use crate::memory::{self, KernelFrames};
 
 /// A handle on the machine's remapping units.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Remapping {
     driver: &'static Driver<KernelMachine>,
     events: &'static Events,
+    registry: Registry,
 }
 
 impl Remapping {
-    /// The units that `driver` drives, with interrupts delivered to `events`.
-    pub fn new(driver: &'static Driver<KernelMachine>, events: &'static Events) -> Self {
-        Self { driver, events }
+    /// The units that `driver` drives, for the functions of `registry`, with interrupts delivered to `events`.
+    pub fn new(driver: &'static Driver<KernelMachine>, events: &'static Events, registry: Registry) -> Self {
+        Self { driver, events, registry }
     }
 
     /// The driver.
     pub fn driver(&self) -> &'static Driver<KernelMachine> {
         self.driver
+    }
+
+    /// How `function` signs its requests.
+    pub fn signature(&self, function: PciAddress) -> Signature {
+        Signature::of(function, self.registry.groups())
     }
 
     /// The mailboxes.
@@ -141,7 +149,7 @@ impl RemappingHardware for Remapping {
     ) -> Result<Entries, InterruptError> {
         // The driver aligns a run whose length is a power of two, which a block's is.
         let count = if block { count.checked_next_power_of_two().unwrap_or(count) } else { count };
-        Entries::allocate(self.driver, function, count)
+        Entries::allocate(self.driver, function, &self.signature(function), count)
     }
 
     fn message(&self, interrupts: &Entries, index: u16) -> Message {

@@ -2,6 +2,7 @@
 
 use log::error;
 
+use super::slot::Slot;
 use super::{Schedule, schedule};
 use crate::assignment::faults as records;
 use crate::cpu::{self, vectors};
@@ -41,7 +42,8 @@ fn interrupted(_: usize) {
 pub(super) fn tell(schedule: &Schedule) {
     let Ok(remapping) = schedule.assignments.remapping() else { return };
     records::tell_all(remapping, |device, tell| {
-        match schedule.slots.iter().find(|slot| slot.claims.contains(&device)) {
+        let sends = |slot: &&Slot| slot.claims.iter().any(|claim| schedule.assignments.signs_as(*claim, device));
+        match schedule.slots.iter().find(sends) {
             Some(slot) => tell(slot.name(), slot.assigned.lock().as_ref()),
             None => tell("none", None),
         }
