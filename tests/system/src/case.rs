@@ -13,7 +13,7 @@ use crate::boot_files::{self, Own};
 use crate::log_line::LogLine;
 use crate::machine::{Event, Hardware, Machine, Serial};
 use crate::tools::Tools;
-use crate::volume;
+use crate::{summary, volume};
 
 /// Something that a line of the log may be.
 #[derive(Clone, Debug)]
@@ -250,9 +250,27 @@ impl Case {
         if !missing.is_empty() {
             bail!("the machine ended{}", listed(&missing));
         }
+        if self.end == End::Reset {
+            given_back(&self.configuration, &lines)?;
+        }
         let finished = Finished { lines: &lines, disk };
         self.checks.iter().try_for_each(|check| check(&finished))
     }
+}
+
+/// Every VM of the configuration was summed up at its end, and holds no memory.
+fn given_back(configuration: &str, lines: &[LogLine]) -> Result<()> {
+    let summaries = summary::collect(lines);
+    for vm in configuration::parse(configuration).map(|parsed| parsed.vms).unwrap_or_default() {
+        let name = &vm.name.value;
+        let frames = summaries.iter().find(|one| one.vm == *name).and_then(|one| one.frames);
+        match frames {
+            Some(0) => {}
+            Some(frames) => bail!("{name} still holds {frames} frames after its end"),
+            None => bail!("{name} was not summed up at its end"),
+        }
+    }
+    Ok(())
 }
 
 fn listed(missing: &[(Pattern, u64)]) -> String {
@@ -269,6 +287,16 @@ mod tests {
 
     fn line(raw: &str) -> LogLine {
         LogLine::parse(raw).unwrap()
+    }
+
+    #[test]
+    fn memory_that_is_not_given_back_is_found() {
+        let text = "[[vm]]\nname = \"a\"\ncpus = [0]\nmemory = \"2M\"\nimage = { multiboot = { image = \"x\" } }\n";
+        let log = |rest: &str| vec![line(&format!("[    0.000001] info  schedule  | summary vm=a exits=1{rest}"))];
+        assert!(given_back(text, &log(" frames=0")).is_ok());
+        assert!(given_back(text, &log(" frames=1")).is_err());
+        assert!(given_back(text, &log("")).is_err());
+        assert!(given_back(text, &[]).is_err());
     }
 
     #[test]

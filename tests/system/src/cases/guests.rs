@@ -57,5 +57,5 @@ fn debug_exit() -> Case {
     let vms = [exerciser("exits", "0", "test=nothing", "debug_exit = true")];
     Case::new("debug-exit", configuration(&vms))
         .expect(Pattern::guest("exits", "ended failures=1"))
-        .expect(Pattern::hypervisor("exits ... debug exit ... 1"))
+        .expect(Pattern::hypervisor("exits: ended by its debug exit with status 1"))
 }
