@@ -16,7 +16,7 @@ const AFTER_INIT: u64 = 10_000;
 /// Until the second start-up interrupt, for a CPU that lost the first.
 const FIRST_PATIENCE: u64 = 1_000_000;
 /// Until a CPU is given up.
-const LAST_PATIENCE: u64 = 200_000_000;
+const LAST_PATIENCE: u64 = 5_000_000_000;
 /// The highest local APIC id that xAPIC mode can name.
 const XAPIC_LAST_ID: u32 = 254;
 

@@ -8,15 +8,18 @@ use crate::assignment::faults as records;
 use crate::cpu::{self, vectors};
 use crate::vapic::Requests;
 
-/// The CPU that units interrupt, and that reads their records.
-pub(super) const CPU: u32 = 0;
+/// The CPU that units interrupt, and that reads their records: the last one. A record that waits hides what its device
+/// does next, and CPUs that build VMs, as the first one does, are slow to answer.
+pub(super) fn cpu() -> u32 {
+    cpu::count().saturating_sub(1)
+}
 
 pub(super) use records::are_pending;
 
-/// Has the units announce their faults to [`CPU`].
+/// Has the units announce their faults to [`cpu`].
 pub(super) fn listen(schedule: &Schedule) {
     let Ok(remapping) = schedule.assignments.remapping() else { return };
-    let (Some(vector), Some(apic_id)) = (vectors::allocate(CPU), cpu::apic_id(CPU)) else {
+    let (Some(vector), Some(apic_id)) = (vectors::allocate(cpu()), cpu::apic_id(cpu())) else {
         return error!("no vector is left for remapping faults: they are counted by the units alone");
     };
     vectors::set_handler(&vector, interrupted, 0);
@@ -33,7 +36,7 @@ fn interrupted(_: usize) {
     if let Ok(remapping) = schedule.assignments.remapping() {
         records::take(remapping);
     }
-    if let Some(endpoint) = schedule.seat(CPU).and_then(|(slot, vcpu)| slot.bus.endpoint(vcpu)) {
+    if let Some(endpoint) = schedule.seat(cpu()).and_then(|(slot, vcpu)| slot.bus.endpoint(vcpu)) {
         endpoint.request(Requests::YIELD);
     }
 }

@@ -151,9 +151,9 @@ fn sleep_till(schedule: &Schedule, cpu: u32, moment: u64) {
     });
 }
 
-/// Whether the host has something to do on this CPU. The first CPU is the one that units tell of faults.
+/// Whether the host has something to do on this CPU. The last CPU is the one that units tell of faults.
 fn has_work(cpu: u32) -> bool {
-    cpu == faults::CPU && faults::are_pending()
+    faults::are_pending() && cpu == faults::cpu()
 }
 
 fn work(schedule: &Schedule, cpu: u32) {
