@@ -110,11 +110,16 @@ impl<M: Machine> Probe<M> {
             info!("unit {base}: has a write buffer, flushed after changes (RWBF=1)");
         }
         info!(
-            "unit {base}: {}; {}; {}",
+            "unit {base}: {}; {}; {}; {}",
             if extended.snoop_control() {
                 "can force devices to snoop (SC=1)"
             } else {
                 "cannot force devices to snoop (SC=0)"
+            },
+            if extended.pass_through() {
+                "could pass devices through, which no entry asks for (PT=1)"
+            } else {
+                "cannot pass devices through (PT=0)"
             },
             if extended.device_tlb() { "serves device TLBs (DT=1)" } else { "serves no device TLBs (DT=0)" },
             if capability.posted_interrupts() {

@@ -42,13 +42,15 @@ impl Try {
     /// # Errors
     /// What is missing, in words.
     pub fn finding(&self) -> Result<String, String> {
+        let interrupts = self.kind == Kind::Interrupt;
         match (self.outcome.as_str(), &self.report) {
             ("blocked" | "unobservable", Some(report)) => Ok(format!("blocked and reported: {report}")),
             ("blocked", None) => Err("the hypervisor did not report it".into()),
-            ("unobservable", None) if !self.because.is_empty() => {
+            // No emulator has an excuse for memory.
+            ("unobservable", None) if interrupts && !self.because.is_empty() => {
                 Ok(format!("cannot be blocked in this emulator ({}); no VM noticed it", self.because))
             }
-            ("own", _) => Ok("it hit what is its own: allowed".into()),
+            ("own", _) if interrupts => Ok("it hit what is its own: allowed".into()),
             ("passed", _) => Err("it had an effect".into()),
             _ => Err("the intruder did not say what became of it".into()),
         }
@@ -185,6 +187,14 @@ mod tests {
         ] {
             let log = [TRIED, &REPORTED.replace(from, to), SEEN].concat();
             assert_eq!(tries(&log)[0].report, None, "{to}");
+        }
+    }
+
+    #[test]
+    fn dma_has_no_excuse() {
+        for excuse in ["own own-interrupts=1", "unobservable because=the emulator cannot"] {
+            let log = [TRIED, &SEEN.replace("blocked", excuse)].concat();
+            assert!(tries(&log)[0].finding().is_err(), "{excuse}");
         }
     }
 

@@ -11,6 +11,7 @@ pub mod case;
 pub mod cases;
 pub mod demo;
 pub mod disk;
+mod in_use;
 pub mod initramfs;
 pub mod log_line;
 pub mod machine;

@@ -39,15 +39,22 @@ fn wild_guest() -> Case {
 
 /// Guests crash in several ways: each VM ends with its reason, and a neighbour goes on.
 fn guest_crash() -> Case {
-    const WAYS: [&str; 4] = ["fetch", "tables", "descriptors", "instruction"];
+    const WAYS: [(&str, &str); 4] = [
+        ("fetch", "it executes at 0xfd000000"),
+        ("tables", "its page tables lead to 0xfd000000"),
+        ("descriptors", "delivery of vector 0x3 touched 0xfd0000"),
+        ("instruction", "accesses 0xfd000000"),
+    ];
     let mut vms = vec![exerciser("neighbour", "0", "test=smoke", "debug_exit = true")];
-    for (index, way) in WAYS.iter().enumerate() {
+    for (index, (way, _)) in WAYS.iter().enumerate() {
         vms.push(exerciser(way, &(index + 1).to_string(), &format!("test=crash how={way}"), "on_reset = \"stop\""));
     }
     let mut case = Case::new("guest-crash", configuration(&vms)).expect(ended("neighbour", "smoke"));
     case.hardware.cpus = 5;
-    WAYS.iter().fold(case, |case, way| {
-        case.expect(Pattern::guest(way, &format!("result test=crash crashes={way}")))
+    WAYS.iter().fold(case, |case, (way, reason)| {
+        case.expect(Pattern::hypervisor(&format!("{way}: crashed: ... {reason}")))
+            .expect(Pattern::hypervisor(&format!("summary vm={way} ... frames=0")))
+            .expect(Pattern::guest(way, &format!("result test=crash crashes={way}")))
             .forbid(Pattern::guest(way, "ended failures"))
     })
 }

@@ -14,7 +14,7 @@ const UNITS: [(&str, &str, &str); 8] = [
     ("unit-48-bits", "intremap=on,eim=on,aw-bits=48", "addresses of 48 bits, tables of 3 4 levels"),
     ("unit-caching-mode", "intremap=on,eim=on,caching-mode=on", "(CM=1)"),
     ("unit-snoop-control", "intremap=on,eim=on,snoop-control=on", "(SC=1)"),
-    ("unit-no-pass-through", "intremap=on,eim=on,pt=off", "(SC=0)"),
+    ("unit-no-pass-through", "intremap=on,eim=on,pt=off", "(PT=0)"),
     ("unit-device-iotlb", "intremap=on,eim=on,device-iotlb=on", "(DT=1)"),
     ("unit-no-extended-interrupts", "intremap=on,eim=off", "xAPIC"),
     ("unit-no-drain", "intremap=on,eim=on,dma-drain=off", "(C=0)"),

@@ -2,6 +2,7 @@
 
 use super::{EDU, configuration, exerciser};
 use crate::case::{Case, Pattern};
+use crate::in_use;
 use crate::machine::Hardware;
 use crate::summary;
 
@@ -15,6 +16,7 @@ pub(super) fn all() -> Vec<Case> {
 /// Two VMs reset themselves 20 times with DMA under way: their devices work in each life, and no frame is lost.
 fn many() -> Case {
     resetting("reset-20-times", [("control", "cf9"), ("fault", "triple-fault")], MANY)
+        .check(|finished| in_use::has_settled(finished.lines))
 }
 
 /// The other ways to reset.
