@@ -120,6 +120,8 @@ fn start_one(page: &StartPage, cpu: &'static PerCpu) -> bool {
     start_page::fill(bytes, address, &start);
     core::sync::atomic::fence(Ordering::SeqCst);
 
+    // One that was left out under this index may have come in the very last moment.
+    ARRIVED.store(0, Ordering::Relaxed);
     let began = clock::ticks();
     let vector = (address >> 12) as u8;
     apic::command(cpu.apic_id(), Delivery::Init, 0);
