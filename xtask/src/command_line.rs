@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     bin_name = "cargo xtask",
     after_help = "What is fetched is unpacked, without root, into one folder: $POSTERN_CACHE, or \
                   $XDG_CACHE_HOME/postern, or ~/.cache/postern. rustup and cargo keep what they fetch in their own \
-                  folders: the bare-metal targets, where rustup can add them, and crates."
+                  folders: the bare-metal targets, where rustup can add them, and crates. On Ubuntu, $POSTERN_DEBIAN_MIRROR names the Debian mirror to \
+                 fetch from."
 )]
 pub(crate) struct CommandLine {
     /// What to do.

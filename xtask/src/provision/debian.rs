@@ -14,8 +14,8 @@ use crate::command_line::Offline;
 use crate::process::{find_on_path, output_of};
 use crate::progress::Step;
 
-/// What holds Debian's archives where apt's configuration names none, as on Ubuntu; POSTERN_DEBIAN_MIRROR overrides it.
-const DEFAULT_MIRROR: &str = "http://mirror.example";
+/// Names the archive to fetch from where apt's configuration names none, as on Ubuntu, or instead of it.
+const MIRROR_VARIABLE: &str = "POSTERN_DEBIAN_MIRROR";
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -143,13 +143,18 @@ impl PrivateApt {
             "$(REPO_URI)",
             "Created-By: Packages",
         ]))?;
-        let chosen = std::env::var("POSTERN_DEBIAN_MIRROR").ok();
-        let sources: String = suites
-            .iter()
-            .map(|suite| {
-                format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror(suite, &configured, chosen.as_deref()))
-            })
-            .collect();
+        let chosen = std::env::var(MIRROR_VARIABLE).ok();
+        let source = |suite: &&str| {
+            let mirror = mirror(suite, &configured, chosen.as_deref())?;
+            Some(format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
+        };
+        let sources: Option<String> = suites.iter().map(source).collect();
+        let Some(sources) = sources else {
+            bail!(
+                "apt's configuration names no archive of Debian to fetch from (as on Ubuntu): set {MIRROR_VARIABLE} to \
+                 the address of a mirror, the part before /debian"
+            );
+        };
         fs::write(folder.join("sources.list"), sources)?;
         fs::write(folder.join("status"), "")?;
         let user = output_of(Command::new("id").arg("-un"))?;
@@ -209,18 +214,21 @@ fn download_percent(line: &str) -> Option<u64> {
     fields.next()?.split('.').next()?.parse().ok()
 }
 
-/// The address of the archive that holds `suite`, from those that apt is configured for (one a line).
-fn mirror(suite: &str, configured: &str, chosen: Option<&str>) -> String {
-    let archive = if suite.ends_with("-security") { "debian-security" } else { "debian" };
-    let matching = |address: &&str| address.trim_end_matches('/').ends_with(&format!("/{archive}"));
-    let known = configured.lines().map(str::trim).find(matching);
-    match (chosen, known) {
-        (None, Some(address)) => address.trim_end_matches('/').to_owned(),
-        (chosen, _) => {
-            let base = chosen.unwrap_or(DEFAULT_MIRROR).trim_end_matches('/');
-            format!("{}/{archive}", base.strip_suffix("/debian").unwrap_or(base))
-        }
+/// The address of the archive that holds `suite`: on the mirror `chosen`, or the one that apt is configured for
+/// (`configured` has one address a line), or beside Debian's main archive there.
+fn mirror(suite: &str, configured: &str, chosen: Option<&str>) -> Option<String> {
+    const MAIN: &str = "/debian";
+    let archive = if suite.ends_with("-security") { "/debian-security" } else { MAIN };
+    let known = |archive: &str| {
+        configured.lines().map(|line| line.trim().trim_end_matches('/')).find(|address| address.ends_with(archive))
+    };
+    if chosen.is_none()
+        && let Some(address) = known(archive)
+    {
+        return Some(address.to_owned());
     }
+    let base = chosen.or_else(|| known(MAIN))?.trim_end_matches('/');
+    Some(format!("{}{archive}", base.strip_suffix(MAIN).unwrap_or(base)))
 }
 
 #[cfg(test)]
@@ -242,10 +250,13 @@ mod tests {
 
     #[test]
     fn mirror_comes_from_apts_configuration() {
+        let found = |suite, configured, chosen| mirror(suite, configured, chosen).unwrap_or_default();
         let configured = "http://near/debian/\nhttp://near/debian-security/\nhttp://other/thing/\n";
-        assert_eq!(mirror("bookworm", configured, None), "http://near/debian");
-        assert_eq!(mirror("bookworm-security", configured, None), "http://near/debian-security");
-        assert_eq!(mirror("bookworm", "http://archive/ubuntu/\n", None), format!("{DEFAULT_MIRROR}/debian"));
-        assert_eq!(mirror("bookworm-security", configured, Some("http://mine/debian")), "http://mine/debian-security");
+        assert_eq!(found("bookworm", configured, None), "http://near/debian");
+        assert_eq!(found("bookworm-security", configured, None), "http://near/debian-security");
+        assert_eq!(found("bookworm-security", "http://near/debian\n", None), "http://near/debian-security");
+        assert_eq!(mirror("bookworm", "http://archive/ubuntu/\n", None), None);
+        assert_eq!(found("bookworm", "http://archive/ubuntu/\n", Some("http://mine")), "http://mine/debian");
+        assert_eq!(found("bookworm-security", configured, Some("http://mine/debian")), "http://mine/debian-security");
     }
 }
