@@ -35,13 +35,13 @@ impl ApicBus {
             endpoint.request(super::Requests::FLUSH);
         }
         for endpoint in &self.endpoints {
-            endpoint.wait_for_flush();
+            endpoint.wait_for_flush(core::hint::spin_loop);
         }
     }
 
     /// Whether no virtual CPU will ever run again by itself: a request could come only from one that runs.
     pub fn is_asleep(&self) -> bool {
-        self.endpoints.iter().all(Endpoint::is_asleep)
+        Endpoint::are_asleep(&self.endpoints)
     }
 
     /// Delivers a message-signalled interrupt. The number of virtual CPUs that take it.

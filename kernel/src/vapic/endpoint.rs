@@ -1,10 +1,11 @@
 //! A virtual CPU's place on the bus: the part of its interrupt state that others may write.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use iommu::interrupt::posted::PostedInterruptDescriptor;
+use iommu::interrupt::posted::word::AtomicWord;
 
 use super::message::Trigger;
 use super::vectors::VectorSet;
@@ -93,20 +94,20 @@ impl ApicAddress {
 
 /// What another processor, an interrupt handler or the I/O APIC may write of a virtual CPU's state.
 #[repr(C)]
-pub struct Endpoint {
+pub struct Endpoint<W = AtomicU64> {
     /// The mailbox. Remapping units write it too.
-    mailbox: PostedInterruptDescriptor,
+    mailbox: PostedInterruptDescriptor<W>,
     /// Which vectors were last posted as level-triggered: the local APIC's trigger-mode bits come from here.
-    level: [AtomicU64; 4],
-    address: AtomicU64,
-    requests: AtomicU32,
-    start_page: AtomicU32,
-    /// The virtual CPU is in the guest, or so close to it that it looks at no request any more.
-    inside: AtomicBool,
-    /// Nothing but a request can wake the virtual CPU.
-    asleep: AtomicBool,
+    level: [W; 4],
+    address: W,
+    requests: W,
+    start_page: W,
+    /// 1 while the virtual CPU is in the guest, or so close to it that it looks at no request any more.
+    inside: W,
+    /// Odd while nothing but a request can wake the virtual CPU; never the same number in two sleeps.
+    sleeps: W,
     /// The host CPU that has to be kicked.
-    host_cpu: AtomicU32,
+    host_cpu: W,
     kick: fn(u32),
 }
 
@@ -114,22 +115,29 @@ impl Endpoint {
     /// The endpoint of a virtual CPU with this APIC id on this host CPU. `kick` makes a host CPU leave its guest or
     /// its idle loop; it must be callable from an interrupt handler.
     pub fn new(id: u32, host_cpu: u32, kick: fn(u32)) -> Self {
+        Self::with_words(id, host_cpu, kick)
+    }
+}
+
+impl<W: AtomicWord> Endpoint<W> {
+    /// As [`Endpoint::new`], on any kind of words.
+    pub fn with_words(id: u32, host_cpu: u32, kick: fn(u32)) -> Self {
         let address = ApicAddress { id, logical: 0, flat: true, x2apic: false, enabled: false };
         Self {
-            mailbox: PostedInterruptDescriptor::new(),
-            level: [const { AtomicU64::new(0) }; 4],
-            address: AtomicU64::new(address.pack()),
-            requests: AtomicU32::new(0),
-            start_page: AtomicU32::new(0),
-            inside: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            host_cpu: AtomicU32::new(host_cpu),
+            mailbox: PostedInterruptDescriptor::default(),
+            level: core::array::from_fn(|_| W::new(0)),
+            address: W::new(address.pack()),
+            requests: W::new(0),
+            start_page: W::new(0),
+            inside: W::new(0),
+            sleeps: W::new(0),
+            host_cpu: W::new(host_cpu.into()),
             kick,
         }
     }
 
     /// The mailbox, for those who program its address or vector into hardware.
-    pub fn mailbox(&self) -> &PostedInterruptDescriptor {
+    pub fn mailbox(&self) -> &PostedInterruptDescriptor<W> {
         &self.mailbox
     }
 
@@ -155,14 +163,14 @@ impl Endpoint {
 
     /// Asks for something and makes the virtual CPU notice.
     pub fn request(&self, requests: Requests) {
-        self.requests.fetch_or(requests.bits(), Ordering::SeqCst);
+        self.requests.fetch_or(requests.bits().into(), Ordering::AcqRel);
         self.kick();
     }
 
     /// Forgets everything that was asked for and posted: the machine starts over. Nobody runs the virtual CPU.
     pub fn reset(&self) {
         self.requests.store(0, Ordering::Release);
-        self.asleep.store(false, Ordering::Release);
+        self.set_asleep(false);
         let _lost = self.take_posted();
         for word in &self.level {
             word.store(0, Ordering::Release);
@@ -171,13 +179,13 @@ impl Endpoint {
 
     /// Asks for INIT. A start-up that was not taken yet is lost, as on hardware.
     pub fn request_init(&self) {
-        self.requests.fetch_and(!Requests::START_UP.bits(), Ordering::AcqRel);
+        self.requests.fetch_and(!u64::from(Requests::START_UP.bits()), Ordering::AcqRel);
         self.request(Requests::INIT);
     }
 
     /// Asks for a start at `page` times 4096.
     pub fn request_start_up(&self, page: u8) {
-        self.start_page.store(u32::from(page), Ordering::Release);
+        self.start_page.store(page.into(), Ordering::Release);
         self.request(Requests::START_UP);
     }
 
@@ -187,12 +195,12 @@ impl Endpoint {
         if pending == 0 {
             return Requests::empty();
         }
-        Requests::from_bits_retain(self.requests.fetch_and(Requests::STOP.bits(), Ordering::AcqRel))
+        Requests::from_bits_retain(self.requests.fetch_and(Requests::STOP.bits().into(), Ordering::AcqRel) as u32)
     }
 
     /// The requests that are pending.
     pub fn requests(&self) -> Requests {
-        Requests::from_bits_retain(self.requests.load(Ordering::Acquire))
+        Requests::from_bits_retain(self.requests.load(Ordering::Acquire) as u32)
     }
 
     /// The page of the last start-up request.
@@ -209,44 +217,63 @@ impl Endpoint {
     /// The virtual CPU is about to enter the guest: true if it may, false if it has something to look at first.
     ///
     /// Announced before the look, so that whoever asks for something and then finds the virtual CPU outside
-    /// ([`wait_for_flush`](Self::wait_for_flush)) knows that it looks again before it enters.
+    /// ([`wait_for_flush`](Self::wait_for_flush)) knows that it looks again before it enters. The fence between the two
+    /// belongs to the one there: without both, each side could read what the other has not written yet.
     #[inline]
     pub fn enter(&self) -> bool {
-        self.inside.store(true, Ordering::SeqCst);
+        self.inside.store(1, Ordering::Relaxed);
+        W::full_fence();
         let enters = !self.has_work();
         if !enters {
-            self.inside.store(false, Ordering::Release);
+            self.leave();
         }
         enters
     }
 
-    /// The virtual CPU has left the guest.
+    /// The virtual CPU has left the guest. Whoever sees that knows that it uses no translation any more.
     #[inline]
     pub fn leave(&self) {
-        self.inside.store(false, Ordering::Release);
+        self.inside.store(0, Ordering::Release);
     }
 
     /// Says whether nothing but a request can wake the virtual CPU: it halted with interrupts off, or was not started.
+    /// Only the virtual CPU says it, or who holds it still.
     pub fn set_asleep(&self, asleep: bool) {
-        self.asleep.store(asleep, Ordering::SeqCst);
+        let sleeps = self.sleeps.load(Ordering::Relaxed);
+        if (sleeps & 1 == 1) != asleep {
+            self.sleeps.store(sleeps.wrapping_add(1), Ordering::Release);
+            // Of two that fall asleep at once and then look at each other, one sees both asleep.
+            W::full_fence();
+        }
     }
 
-    /// Whether nothing but a request can wake the virtual CPU, and none is pending.
-    pub(super) fn is_asleep(&self) -> bool {
-        self.asleep.load(Ordering::SeqCst) && self.requests.load(Ordering::SeqCst) == 0
+    /// Whether none of these virtual CPUs will ever run again by itself: each is asleep, and no request is pending that
+    /// would wake it. A request could come only from one that runs.
+    ///
+    /// Found asleep, without a request, and in the same sleep still: so at the first look all were asleep at once and
+    /// remained so, and what they had asked of each other before was there to be seen.
+    pub fn are_asleep(endpoints: &[Self]) -> bool {
+        let sleeps = || endpoints.iter().map(|endpoint| endpoint.sleeps.load(Ordering::Acquire));
+        let total = || sleeps().fold(0, u64::wrapping_add);
+        let before = total();
+        sleeps().all(|sleeps| sleeps & 1 == 1)
+            && endpoints.iter().all(|endpoint| endpoint.requests.load(Ordering::Acquire) == 0)
+            && total() == before
     }
 
     /// Waits until the virtual CPU cannot use a translation any more that was taken away before [`Requests::FLUSH`] was
     /// requested of it: it took the request, or is outside and will before it enters. That takes no longer than an
     /// interrupt, since the request's kick makes it leave the guest.
-    pub(super) fn wait_for_flush(&self) {
-        while self.inside.load(Ordering::SeqCst) && self.requests().contains(Requests::FLUSH) {
-            core::hint::spin_loop();
+    /// `pause` is called between two looks.
+    pub fn wait_for_flush(&self, pause: impl Fn()) {
+        W::full_fence();
+        while self.inside.load(Ordering::Acquire) != 0 && self.requests().contains(Requests::FLUSH) {
+            pause();
         }
     }
 
     /// Takes the interrupts that were posted, with those among them that are level-triggered.
-    pub(super) fn take_posted(&self) -> Option<(VectorSet, VectorSet)> {
+    pub fn take_posted(&self) -> Option<(VectorSet, VectorSet)> {
         let words = self.mailbox.take()?;
         let level = core::array::from_fn(|word| {
             self.level.get(word).map_or(0, |level| level.load(Ordering::Acquire))
@@ -267,12 +294,12 @@ impl Endpoint {
 
     /// The virtual CPU runs on another host CPU from now on.
     pub fn set_host_cpu(&self, host_cpu: u32) {
-        self.host_cpu.store(host_cpu, Ordering::Release);
+        self.host_cpu.store(host_cpu.into(), Ordering::Release);
     }
 
     /// The host CPU that runs the virtual CPU, or last ran it.
     pub fn host_cpu(&self) -> u32 {
-        self.host_cpu.load(Ordering::Acquire)
+        self.host_cpu.load(Ordering::Acquire) as u32
     }
 
     /// Makes the virtual CPU look at its requests and its mailbox.
@@ -281,7 +308,7 @@ impl Endpoint {
     }
 }
 
-impl fmt::Debug for Endpoint {
+impl<W: AtomicWord> fmt::Debug for Endpoint<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("address", &self.address())
@@ -333,7 +360,7 @@ mod tests {
         endpoint.leave();
         endpoint.request(Requests::FLUSH);
         assert!(!endpoint.enter());
-        endpoint.wait_for_flush();
+        endpoint.wait_for_flush(|| unreachable!("it is outside"));
         assert_eq!(endpoint.take_requests(), Requests::FLUSH);
         assert!(endpoint.enter());
     }
