@@ -27,6 +27,7 @@ pub(crate) struct CachedPage {
     pub(crate) tag: u16,
     /// The table that it came from.
     pub(crate) root: u64,
+    pub(crate) levels: u8,
     pub(crate) first: u64,
     pub(crate) bits: u32,
     /// Where it leads, with what permissions (bit 0 read, bit 1 write); `None`: absent.

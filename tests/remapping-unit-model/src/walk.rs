@@ -88,6 +88,7 @@ impl<M: Memory> Unit<M> {
             let keep = |bits: u32, output| CachedPage {
                 tag: domain,
                 root,
+                levels,
                 first: address >> bits << bits,
                 bits,
                 output,
