@@ -14,7 +14,7 @@ use passthrough::group::{Group, GroupError};
 use passthrough::reset::BusReset;
 use passthrough::topology::GroupId;
 
-use super::{AssignedFunction, Assignments, DmaWindows, Doors, FunctionSpace, FunctionWindows, Remapping};
+use super::{AssignedFunction, Assignments, DmaWindows, Doors, Doubt, FunctionSpace, FunctionWindows, Kept, Remapping};
 use crate::cpu::clock::Clock;
 use crate::memory::{self, GuestBlock, GuestMemory, MapMmioError};
 use crate::platform::pci;
@@ -44,7 +44,7 @@ pub struct Assigned {
     groups: Vec<Group<Remapping>>,
     container: Option<Container<Remapping>>,
     /// Last: as long as an entry or a cache may still lead a device there, the RAM is nobody else's.
-    memory: Arc<GuestMemory>,
+    memory: Kept<Arc<GuestMemory>>,
 }
 
 impl Assigned {
@@ -58,13 +58,20 @@ impl Assigned {
         recipient: &Recipient,
         functions: &[PciAddress],
     ) -> Result<Self, AssignError> {
-        let memory = recipient.memory.clone();
-        let mut assigned = Self { functions: Vec::new(), groups: Vec::new(), container: None, memory };
+        let hold = |doubt| Self {
+            functions: Vec::new(),
+            groups: Vec::new(),
+            container: None,
+            memory: Kept::new(recipient.memory.clone(), recipient.owner.clone(), doubt),
+        };
         if functions.is_empty() {
-            return Ok(assigned);
+            return Ok(hold(Doubt::default()));
         }
-        let remapping =
-            assignments.remapping().map_err(|reason| AssignError::NoRemapping { reason: reason.to_string() })?;
+        let remapping = assignments
+            .remapping()
+            .map_err(|reason| AssignError::NoRemapping { reason: reason.to_string() })?
+            .for_a_run();
+        let mut assigned = hold(remapping.doubt().clone());
         if recipient.unsafe_interrupts {
             warn!(
                 "{}: unsafe-interrupts is allowed: its devices may send any interrupt where interrupts are not remapped",
@@ -78,7 +85,7 @@ impl Assigned {
         }
         for &function in functions {
             for signer in remapping.signature(function).ids() {
-                end_quarantine(remapping, signer);
+                end_quarantine(&remapping, signer);
             }
         }
         container.set_type(TYPE1_V2).map_err(AssignError::Container)?;

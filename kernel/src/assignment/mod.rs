@@ -4,6 +4,7 @@
 mod assigned;
 mod assignments;
 mod dma_windows;
+mod doubt;
 mod entries;
 mod event;
 mod events;
@@ -19,6 +20,7 @@ mod windows;
 pub use assigned::{AssignError, Assigned, Recipient};
 pub use assignments::{Assignments, Plan};
 pub use dma_windows::{DmaWindows, WindowError};
+pub use doubt::{Doubt, Kept};
 pub use entries::Entries;
 pub use event::Target;
 pub use events::Events;

@@ -14,6 +14,7 @@ use passthrough::door::{
 };
 use passthrough::group::Registry;
 
+use super::doubt::Doubt;
 use super::entries::Entries;
 use super::events::Events;
 use super::machine::KernelMachine;
@@ -26,12 +27,23 @@ pub struct Remapping {
     driver: &'static Driver<KernelMachine>,
     events: &'static Events,
     registry: Registry,
+    doubt: Doubt,
 }
 
 impl Remapping {
     /// The units that `driver` drives, for the functions of `registry`, with interrupts delivered to `events`.
     pub fn new(driver: &'static Driver<KernelMachine>, events: &'static Events, registry: Registry) -> Self {
-        Self { driver, events, registry }
+        Self { driver, events, registry, doubt: Doubt::default() }
+    }
+
+    /// The same units for one VM in one of its runs, which a doubt that is raised concerns alone.
+    pub fn for_a_run(&self) -> Self {
+        Self { doubt: Doubt::default(), ..self.clone() }
+    }
+
+    /// Raised when a unit does not confirm that this VM's devices have lost what they had.
+    pub fn doubt(&self) -> &Doubt {
+        &self.doubt
     }
 
     /// The driver.
@@ -91,6 +103,7 @@ impl RemappingHardware for Remapping {
 
     fn destroy_domain(&self, domain: DomainId) {
         if let Err(refusal) = self.driver.destroy_domain(domain) {
+            self.doubt.raise();
             error!("domain {domain} stays: {refusal}");
         }
     }
@@ -105,6 +118,9 @@ impl RemappingHardware for Remapping {
             AttachError::OutOfFrames => RemappingError::OutOfMemory,
             AttachError::Uncovered { .. } => RemappingError::NoUnit,
             other => {
+                if let AttachError::Invalidation(_) = other {
+                    self.doubt.raise();
+                }
                 error!("{function} is not attached: {other}");
                 RemappingError::Unit("attaching the function to its domain; the line above says why")
             }
@@ -114,6 +130,7 @@ impl RemappingHardware for Remapping {
     fn detach(&self, _domain: DomainId, function: PciAddress, _requester_ids: &[SourceId]) {
         // The driver remembers the ids that it attached the function under.
         if let Err(refusal) = self.driver.detach(function) {
+            self.doubt.raise();
             error!("{function} is not cleanly detached: {refusal}");
         }
     }
@@ -136,6 +153,7 @@ impl RemappingHardware for Remapping {
 
     fn unmap(&self, domain: DomainId, iova: Iova, length: u64) {
         if let Err(refusal) = self.driver.unmap(domain, iova, length) {
+            self.doubt.raise();
             error!("domain {domain}: {length:#x} bytes at {iova} are not cleanly unmapped: {refusal}");
         }
     }
