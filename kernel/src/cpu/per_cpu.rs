@@ -1,7 +1,7 @@
 //! What each CPU has for itself, reached through its GS base.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use spin::Once;
 
@@ -25,6 +25,8 @@ pub struct PerCpu {
     pub(super) slots: Slots,
     /// When this CPU's timer is to fire, in nanoseconds of the clock; `u64::MAX` for never.
     pub(super) deadline: AtomicU64,
+    /// Who is told when it fires: a function as an address, 0 for nobody, and its argument. See [`super::timer`].
+    pub(super) timer_handler: [AtomicUsize; 2],
     /// Interrupts that no handler wanted.
     pub(super) unexpected: AtomicU64,
     /// This CPU failed and has its report to make.
@@ -45,6 +47,7 @@ impl PerCpu {
             apic_id: AtomicU32::new(apic_id),
             slots: Slots::new(),
             deadline: AtomicU64::new(u64::MAX),
+            timer_handler: [const { AtomicUsize::new(0) }; 2],
             unexpected: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             descriptors: Once::new(),

@@ -2,13 +2,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{apic, clock, current, msr};
+use super::{apic, clock, current, interrupts, msr};
 
 /// Ticks of the local APIC's timer a nanosecond, as a fraction of 2^32; 0 where the TSC's deadline is used instead.
 static RATE: AtomicU64 = AtomicU64::new(0);
 
 /// Makes this CPU's timer fire at `nanoseconds` of the clock, or at once where that is past. The timer's interrupt
-/// does nothing but end HLT or the guest's turn; who waits looks at the clock.
+/// ends HLT or the guest's turn and tells the [handler](set_handler); who waits looks at the clock.
 pub fn set_deadline(nanoseconds: u64) {
     current().deadline.store(nanoseconds, Ordering::Relaxed);
     match RATE.load(Ordering::Relaxed) {
@@ -27,8 +27,28 @@ pub fn set_deadline(nanoseconds: u64) {
     }
 }
 
+/// Who is told when the timer of a CPU fires: a function that interrupt handlers may call, and its argument.
+pub type Handler = (fn(usize), usize);
+
+/// From now on this CPU's timer tells `handler`, or nobody.
+pub fn set_handler(handler: Option<Handler>) {
+    let (function, argument) = handler.map_or((0, 0), |(function, argument)| (function as usize, argument));
+    interrupts::without(|| {
+        let [slot, slot_argument] = &current().timer_handler;
+        slot.store(function, Ordering::Relaxed);
+        slot_argument.store(argument, Ordering::Relaxed);
+    });
+}
+
 /// The timer's interrupt came. Where the moment is further off than the counter can count it came early, and goes on.
 pub(super) fn fired() {
+    let [slot, argument] = &current().timer_handler;
+    let function = slot.load(Ordering::Relaxed);
+    if function != 0 {
+        // SAFETY: only `set_handler` stores here, on this CPU with interrupts off, and what is not 0 is of this type.
+        let function = unsafe { core::mem::transmute::<usize, fn(usize)>(function) };
+        function(argument.load(Ordering::Relaxed));
+    }
     if let Some(deadline) = deadline()
         && deadline > clock::nanoseconds()
     {

@@ -130,7 +130,11 @@ fn vcpus(slot: &Slot) -> Result<Vec<Mutex<Option<Vcpu>>>, StartError> {
                 x2apic: true,
                 bus: slot.bus.clone(),
                 owner: Owner::Vm(slot.owner.id),
-                timer: HostTimer { nanoseconds: cpu::clock::nanoseconds, set_deadline: cpu::timer::set_deadline },
+                timer: HostTimer {
+                    nanoseconds: cpu::clock::nanoseconds,
+                    set_deadline: cpu::timer::set_deadline,
+                    set_handler: cpu::timer::set_handler,
+                },
             };
             Vcpu::new(settings).map(|vcpu| Mutex::new(Some(vcpu))).map_err(StartError::Vcpu)
         })

@@ -26,7 +26,7 @@ bitflags! {
         const STOP = 1 << 4;
         /// The host's scheduler wants the processor.
         const YIELD = 1 << 5;
-        /// A timer of the machine was set or stopped: ask for its deadline.
+        /// A timer of the machine was set or stopped, or the host's fired: look at the clock.
         const TIMER = 1 << 6;
     }
 }
@@ -165,6 +165,11 @@ impl<W: AtomicWord> Endpoint<W> {
     pub fn request(&self, requests: Requests) {
         self.requests.fetch_or(requests.bits().into(), Ordering::AcqRel);
         self.kick();
+    }
+
+    /// Asks for something of the virtual CPU that this very host CPU runs: it need not be kicked.
+    pub fn note(&self, requests: Requests) {
+        self.requests.fetch_or(requests.bits().into(), Ordering::AcqRel);
     }
 
     /// Forgets everything that was asked for and posted: the machine starts over. Nobody runs the virtual CPU.

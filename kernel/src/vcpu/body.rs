@@ -63,8 +63,6 @@ pub(super) struct Body<E> {
     pub(super) attention: bool,
     /// What the host's timer was set to last, as long as that is ahead.
     armed: Option<u64>,
-    /// When the timers were last looked at.
-    ticked: u64,
     /// When the machine's timers have to be asked again.
     machine_deadline: Option<u64>,
     pub(super) non_maskable: NonMaskable,
@@ -97,7 +95,6 @@ impl<E: VcpuEngine> Body<E> {
             activity: if boots { Activity::Running } else { Activity::WaitsForStartUp },
             attention: true,
             armed: None,
-            ticked: 0,
             machine_deadline: None,
             non_maskable: NonMaskable::default(),
             cpuid,
@@ -121,7 +118,11 @@ impl<E: VcpuEngine> Body<E> {
             return Stop::Ended;
         }
         self.extended.load();
+        // The host may take its timer's interrupt itself, when another exit comes first: so it is noted where every
+        // entry looks.
+        (self.timer.set_handler)(Some((note_timer, core::ptr::from_ref(endpoint).expose_provenance())));
         let stop = self.enter_and_handle(endpoint, platform);
+        (self.timer.set_handler)(None);
         self.extended.unload();
         self.engine.unload();
         stop
@@ -130,7 +131,7 @@ impl<E: VcpuEngine> Body<E> {
     fn enter_and_handle(&mut self, endpoint: &Endpoint, platform: &dyn Platform) -> Stop {
         loop {
             self.engine.hold();
-            if self.attention || self.is_overdue() || !endpoint.enter() {
+            if self.attention || !endpoint.enter() {
                 self.engine.release();
                 if let ControlFlow::Break(stop) = self.attend(endpoint, platform) {
                     return stop;
@@ -159,14 +160,6 @@ impl<E: VcpuEngine> Body<E> {
         }
     }
 
-    /// Whether the timer's moment has come since it was last looked at. Its interrupt does not tell where the host took
-    /// it itself, as it does when another exit comes first; asked with the host's interrupts held back, so that none can
-    /// come unseen before the entry.
-    #[inline]
-    fn is_overdue(&self) -> bool {
-        self.armed.is_some_and(|deadline| deadline > self.ticked && deadline <= (self.timer.nanoseconds)())
-    }
-
     #[inline(never)]
     fn handle(&mut self, exit: Exit, platform: &dyn Platform) -> Flow {
         let result = match exit {
@@ -177,17 +170,12 @@ impl<E: VcpuEngine> Body<E> {
             Exit::Port(access) => self.handle_port(access, platform),
             Exit::Nested(fault) => self.handle_nested(fault, platform),
             Exit::Halt => self.handle_halt(platform),
-            Exit::Interrupt => {
-                // It may have been the timer's, which can come before its moment: it is armed no more.
-                self.armed = None;
-                self.attention = true;
-                Ok(())
-            }
             Exit::InterruptWindow => {
                 self.attention = true;
                 Ok(())
             }
-            Exit::HostEvent => Ok(()),
+            // Whatever it was for has posted or noted it where the next entry looks.
+            Exit::Interrupt | Exit::HostEvent => Ok(()),
             Exit::InterruptReturn => {
                 self.handle_interrupt_return();
                 Ok(())
@@ -318,7 +306,6 @@ impl<E: VcpuEngine> Body<E> {
             return;
         }
         let now = (self.timer.nanoseconds)();
-        self.ticked = now;
         self.apic.tick(now);
         let next = self.deadline();
         if next != self.armed {
@@ -348,8 +335,11 @@ impl<E: VcpuEngine> Body<E> {
 
     /// Chooses what the next entry delivers, and the window to be told of for what has to wait.
     fn choose_event(&mut self) {
-        if self.engine.injected().is_none()
-            && !self.deliver_non_maskable()
+        if self.engine.injected().is_some() {
+            if self.takes_non_maskable() {
+                self.come_back_at_once();
+            }
+        } else if !self.deliver_non_maskable()
             && self.takes_interrupts()
             && let Some(vector) = self.apic.acknowledge()
         {
@@ -357,6 +347,13 @@ impl<E: VcpuEngine> Body<E> {
         }
         // What waits for the interrupt flag, or for CR8 to fall: the window opens with its class.
         self.engine.open_window(self.apic.waiting());
+    }
+
+    /// Makes the guest be left as soon as it has taken what the next entry delivers: there is no window for an NMI.
+    fn come_back_at_once(&mut self) {
+        let now = (self.timer.nanoseconds)();
+        (self.timer.set_deadline)(now);
+        self.armed = Some(now);
     }
 
     fn takes_interrupts(&self) -> bool {
@@ -423,6 +420,14 @@ impl<E: VcpuEngine> Body<E> {
             Activity::WaitsForStartUp => true,
         }
     }
+}
+
+/// The host CPU's timer fired.
+fn note_timer(endpoint: usize) {
+    // SAFETY: `run` gave the address, and takes it back before it lets go of the bus that holds the endpoint; it is
+    // called in between, on the same CPU.
+    let endpoint = unsafe { &*core::ptr::with_exposed_provenance::<Endpoint>(endpoint) };
+    endpoint.note(Requests::TIMER);
 }
 
 #[cfg(test)]

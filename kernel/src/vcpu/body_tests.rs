@@ -185,8 +185,28 @@ fn an_exception_goes_before_an_interrupt_that_was_being_delivered() {
     body.apic.acknowledge();
     body.engine.inject(Event::Interrupt(INTERRUPT));
     let _ = body.settle(Exception::ALIGNMENT.into(), &machine);
-    after(&mut body, &machine, &[Exit::HostEvent, Exit::Interrupt, Exit::HostEvent]);
+    after(&mut body, &machine, &[Exit::HostEvent]);
+    assert_eq!(body.engine.window, Some(INTERRUPT));
+    after(&mut body, &machine, &[Exit::InterruptWindow, Exit::HostEvent]);
     assert_eq!(body.engine.delivered, [Event::Exception(Exception::ALIGNMENT), Event::Interrupt(INTERRUPT)]);
+}
+
+#[test]
+fn an_nmi_that_meets_an_exception_comes_right_behind_it() {
+    static ARMED: std::sync::Mutex<Vec<u64>> = std::sync::Mutex::new(Vec::new());
+    let (mut body, machine) = (body(), machine(&[]));
+    body.timer = HostTimer {
+        nanoseconds: || 7,
+        set_deadline: |deadline| ARMED.lock().unwrap().push(deadline),
+        set_handler: |_| (),
+    };
+    body.engine.inject(Event::Exception(Exception::ALIGNMENT));
+    body.bus.endpoints()[0].request(Requests::NON_MASKABLE);
+    after(&mut body, &machine, &[Exit::Interrupt]);
+    assert_eq!(*ARMED.lock().unwrap(), [7], "the host's timer makes the guest be left");
+    body.bus.endpoints()[0].note(Requests::TIMER);
+    after(&mut body, &machine, &[]);
+    assert_eq!(body.engine.delivered, [Event::Exception(Exception::ALIGNMENT), Event::NonMaskable]);
 }
 
 #[test]
@@ -220,13 +240,11 @@ fn the_hosts_timer_is_set_to_the_earliest_deadline_once() {
     body.timer = HostTimer {
         nanoseconds: || NOW.load(core::sync::atomic::Ordering::Relaxed),
         set_deadline: |deadline| ARMED.lock().unwrap().push(deadline),
+        set_handler: |_| (),
     };
     *machine.deadline.lock().unwrap() = Some(500);
-    after(&mut body, &machine, &[Exit::InterruptWindow, Exit::InterruptWindow]);
+    after(&mut body, &machine, &[Exit::InterruptWindow, Exit::Interrupt]);
     assert_eq!(*ARMED.lock().unwrap(), [500], "it is armed already");
-    NOW.store(499, core::sync::atomic::Ordering::Relaxed);
-    after(&mut body, &machine, &[Exit::Interrupt]);
-    assert_eq!(ARMED.lock().unwrap().get(1..), Some(&[500, 500][..]), "a timer that fires early is armed again");
     NOW.store(500, core::sync::atomic::Ordering::Relaxed);
     *machine.deadline.lock().unwrap() = Some(900);
     after(&mut body, &machine, &[Exit::Interrupt]);
@@ -237,21 +255,32 @@ fn the_hosts_timer_is_set_to_the_earliest_deadline_once() {
 
 #[test]
 fn a_timer_whose_interrupt_the_host_took_is_not_lost() {
-    static NOW: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+    use core::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::Mutex;
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    static HANDLER: Mutex<Option<crate::vcpu::TimerHandler>> = Mutex::new(None);
     let (mut body, machine) = (body(), machine(&[]));
     listen(&mut body);
-    // Time passes with every look at the clock.
-    body.timer =
-        HostTimer { nanoseconds: || NOW.fetch_add(100, core::sync::atomic::Ordering::Relaxed), set_deadline: |_| () };
+    body.timer = HostTimer {
+        nanoseconds: || NOW.load(Ordering::Relaxed),
+        set_deadline: |_| (),
+        set_handler: |handler| *HANDLER.lock().unwrap() = handler,
+    };
     let bus = Arc::clone(&body.bus);
-    for (register, value) in [(0x3e0, 0xb), (0x320, u32::from(INTERRUPT)), (0x380, 1)] {
+    for (register, value) in [(0x3e0, 0xb), (0x320, u32::from(INTERRUPT)), (0x380, 500)] {
         let _ = body.apic.write(register, value, 0, &bus.endpoints()[0]);
     }
-    let due = body.deadline().unwrap();
-    // Exits that are no interrupts, before and after the moment.
-    let exits = vec![Exit::HostEvent; 4 + due as usize / 100];
-    after(&mut body, &machine, &exits);
+    body.engine.before_entry = Some(|entry| {
+        // Between two exits that are no interrupts the moment comes and the host takes its interrupt.
+        if entry == 2 {
+            NOW.store(500, Ordering::Relaxed);
+            let (function, argument) = HANDLER.lock().unwrap().unwrap();
+            function(argument);
+        }
+    });
+    after(&mut body, &machine, &[Exit::HostEvent; 4]);
     assert_eq!(body.engine.delivered, [Event::Interrupt(INTERRUPT)]);
+    assert!(HANDLER.lock().unwrap().is_none(), "nobody is told when the virtual CPU does not run");
 }
 
 #[test]

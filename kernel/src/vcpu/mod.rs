@@ -44,13 +44,18 @@ use self::svm::Svm;
 use crate::memory::{OutOfMemory, Owner};
 use crate::vapic::ApicBus;
 
+/// What a host CPU's timer calls from its interrupt, and its argument.
+pub type TimerHandler = (fn(usize), usize);
+
 /// The host's clock and timer, as a virtual CPU uses them.
 #[derive(Clone, Copy, Debug)]
 pub struct HostTimer {
     /// Nanoseconds since a fixed moment.
     pub nanoseconds: fn() -> u64,
-    /// Interrupt this host CPU at this moment (one deadline a CPU; the last one counts).
+    /// Interrupt this host CPU at this moment, not before (one deadline a CPU; the last one counts).
     pub set_deadline: fn(u64),
+    /// Call this function with this argument whenever this host CPU's timer fires, from its interrupt; `None`: no more.
+    pub set_handler: fn(Option<TimerHandler>),
 }
 
 /// What a virtual CPU is made from.

@@ -28,6 +28,9 @@ pub(super) struct FakeEngine {
     pub(super) window: Option<u8>,
     pub(super) exits: VecDeque<Exit>,
     exit: Exit,
+    entries: usize,
+    /// What happens at each entry, by its number from 1.
+    pub(super) before_entry: Option<fn(usize)>,
     pub(super) flushes: usize,
     offset: u64,
 }
@@ -47,6 +50,8 @@ impl FakeEngine {
             window: None,
             exits: VecDeque::new(),
             exit: Exit::Shutdown,
+            entries: 0,
+            before_entry: None,
             flushes: 0,
             offset: 0,
         }
@@ -131,6 +136,10 @@ impl VcpuEngine for FakeEngine {
     fn release(&mut self) {}
     fn enter(&mut self) {
         self.delivered.extend(self.injected.take());
+        self.entries += 1;
+        if let Some(act) = self.before_entry {
+            act(self.entries);
+        }
         self.exit = self.exits.pop_front().unwrap_or(Exit::Shutdown);
     }
     fn quick_exit(&self) -> Option<QuickExit> {
@@ -274,7 +283,7 @@ pub(super) fn body() -> Box<Body<FakeEngine>> {
 /// The first virtual CPU of a machine with `count`; the others are running, for all that it knows.
 pub(super) fn body_of(count: u32) -> Box<Body<FakeEngine>> {
     let bus = std::sync::Arc::new(ApicBus::new(&(0..count).collect::<Vec<_>>(), |_| ()));
-    let timer = HostTimer { nanoseconds: || 0, set_deadline: |_| () };
+    let timer = HostTimer { nanoseconds: || 0, set_deadline: |_| (), set_handler: |_| () };
     let settings = Settings { index: 0, x2apic: true, bus, owner: Owner::Hypervisor, timer };
     let mut body = Body::new(FakeEngine::new(), settings).unwrap();
     body.start_at(super::Start::Protected { entry: 0x1000, eax: 0, ebx: 0 });
