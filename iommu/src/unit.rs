@@ -123,6 +123,11 @@ impl<M: Machine> Unit<M> {
         self.base
     }
 
+    /// How many bytes of registers it has.
+    pub fn registers_size(&self) -> u64 {
+        self.window.size()
+    }
+
     /// CAP.
     pub fn capability(&self) -> Capability {
         self.capability

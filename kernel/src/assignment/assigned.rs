@@ -14,7 +14,9 @@ use passthrough::group::{Group, GroupError};
 use passthrough::reset::BusReset;
 use passthrough::topology::GroupId;
 
-use super::{AssignedFunction, Assignments, DmaWindows, Doors, Doubt, FunctionSpace, FunctionWindows, Kept, Remapping};
+use super::{
+    AssignedFunction, Assignments, Conflict, DmaWindows, Doors, Doubt, FunctionSpace, FunctionWindows, Kept, Remapping,
+};
 use crate::cpu::clock::Clock;
 use crate::memory::{self, GuestBlock, GuestMemory, MapMmioError};
 use crate::platform::pci;
@@ -152,6 +154,9 @@ impl Assigned {
         let id: GroupId = assignments.group_of(address).ok_or_else(missing)?;
         let group = self.groups.iter().find(|group| group.id() == id).ok_or_else(missing)?;
         let function = assignments.function(address).ok_or_else(missing)?;
+        if let Some(source) = assignments.conflict(function) {
+            return Err(AssignError::Addresses { function: address, source });
+        }
         let windows = FunctionWindows::map(function, memory::map_mmio)
             .map_err(|source| AssignError::Registers { function: address, source })?;
         let parts = Parts {
@@ -246,6 +251,13 @@ pub enum AssignError {
         /// The reason.
         source: MapMmioError,
     },
+    /// A function's registers are not its own alone.
+    Addresses {
+        /// The function.
+        function: PciAddress,
+        /// Which, and who else is there.
+        source: Conflict,
+    },
     /// A function cannot be opened.
     Device {
         /// The function.
@@ -269,6 +281,7 @@ impl fmt::Display for AssignError {
             }
             Self::Container(source) => source.fmt(f),
             Self::Registers { function, source } => write!(f, "{function} cannot be assigned: {source}"),
+            Self::Addresses { function, source } => write!(f, "{function} cannot be assigned: {source}"),
             Self::Device { function, source } => write!(f, "{function} cannot be assigned: {source}"),
         }
     }

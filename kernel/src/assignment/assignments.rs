@@ -12,6 +12,7 @@ use log::{error, info, warn};
 use passthrough::group::Registry;
 use passthrough::topology::{self, GroupId, Groups};
 
+use super::territory::{self, Conflict, Holder};
 use super::{Events, FunctionSpace, KernelMachine, Remapping, Signature};
 use crate::cpu;
 use crate::platform::pci::{Ecam, Function};
@@ -94,6 +95,21 @@ impl Assignments {
     /// Whether a request that `sender` signed may be `function`'s.
     pub fn signs_as(&self, function: PciAddress, sender: PciAddress) -> bool {
         Signature::of(function, self.registry.groups()).covers(sender)
+    }
+
+    /// The first BAR of `function` that is not its own alone.
+    pub fn conflict(&self, function: &Function) -> Option<Conflict> {
+        let units = self.remapping.iter().flat_map(|remapping| remapping.driver().units());
+        let mut platform: Vec<_> = units
+            .map(|unit| {
+                (
+                    unit.base().as_u64()..unit.base().as_u64().saturating_add(unit.registers_size()),
+                    Holder::RemappingUnit,
+                )
+            })
+            .collect();
+        platform.extend(self.ecam.ranges().map(|range| (range, Holder::ConfigurationSpace)));
+        territory::conflict(function, &self.functions, &platform)
     }
 
     /// The group of a function.

@@ -15,6 +15,7 @@ mod remapping;
 mod route;
 mod signature;
 mod space;
+mod territory;
 mod windows;
 
 pub use assigned::{AssignError, Assigned, Recipient};
@@ -30,4 +31,5 @@ pub use remapping::{Line, Remapping};
 pub use route::Mailbox;
 pub use signature::Signature;
 pub use space::FunctionSpace;
+pub use territory::{Conflict, Holder};
 pub use windows::FunctionWindows;

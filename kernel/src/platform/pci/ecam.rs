@@ -2,8 +2,9 @@
 //! 7.2.2; PCI Firmware Specification, section 4.1.2).
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use iommu::address::PciAddress;
+use iommu::address::{HostPhysical, PciAddress};
 
 use super::access::ConfigurationAccess;
 use crate::memory::{MapMmioError, Mmio, map_mmio};
@@ -21,11 +22,20 @@ struct Region {
     segment: u16,
     first_bus: u8,
     last_bus: u8,
+    base: HostPhysical,
     /// Begins with the first bus.
     window: Mmio,
 }
 
 impl Ecam {
+    /// The physical addresses that it takes: the first of each part, and behind the last.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.regions.iter().map(|region| {
+            let start = region.base.as_u64();
+            start..start.saturating_add(region.window.length())
+        })
+    }
+
     fn place(&self, function: PciAddress, offset: u16) -> Option<(&Mmio, u64)> {
         let bus = function.source.bus();
         let region = self
@@ -85,6 +95,7 @@ pub fn map(regions: &[EcamRegion]) -> (Ecam, Vec<(EcamRegion, MapMmioError)>) {
                 segment: region.segment,
                 first_bus: region.first_bus,
                 last_bus: region.last_bus,
+                base: region.first(),
                 window,
             }),
             Err(error) => failed.push((*region, error)),
@@ -104,7 +115,9 @@ mod tests {
         let memory = Box::leak(vec![0u64; (2 << 20) / 8].into_boxed_slice());
         // SAFETY: leaked, aligned, and only reached through the window.
         let window = unsafe { Mmio::new(NonNull::from(memory).cast(), 2 << 20) };
-        let ecam = Ecam { regions: vec![Region { segment: 3, first_bus: 0x10, last_bus: 0x11, window }] };
+        let ecam = Ecam {
+            regions: vec![Region { segment: 3, first_bus: 0x10, last_bus: 0x11, base: HostPhysical::new(0), window }],
+        };
         let function = PciAddress::new(3, 0x11, 2, 5);
         ecam.write_u32(function, 0x104, 0xdead_beef);
         assert_eq!(window.read_u32(1 << 20 | 2 << 15 | 5 << 12 | 0x104), 0xdead_beef);

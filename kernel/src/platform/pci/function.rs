@@ -225,6 +225,33 @@ pub struct Acs {
     pub control: u16,
 }
 
+#[cfg(test)]
+impl Function {
+    /// A function with nothing, for tests.
+    pub(crate) fn bare(address: PciAddress) -> Self {
+        Self {
+            address,
+            vendor: 0,
+            device: 0,
+            class: Class { base: 0, sub: 0, interface: 0, revision: 0 },
+            header_type: 0,
+            multifunction: false,
+            subsystem: None,
+            interrupt_pin: 0,
+            bars: [None; 6],
+            rom: None,
+            capabilities: Vec::new(),
+            extended_capabilities: Vec::new(),
+            express: None,
+            bridge: None,
+            parent: None,
+            acs: None,
+            virtual_functions: None,
+            was_bus_master: false,
+        }
+    }
+}
+
 impl Function {
     /// The first capability with this id.
     pub fn capability(&self, id: u8) -> Option<Capability> {

@@ -109,24 +109,15 @@ mod tests {
 
     fn function(bus: u8, device: u8, parent: Option<PciAddress>) -> Function {
         Function {
-            address: PciAddress::new(0, bus, device, 0),
             vendor: 0x1b36,
             device: 0x10,
             class: Class { base: 1, sub: 8, interface: 2, revision: 0 },
-            header_type: 0,
-            multifunction: false,
-            subsystem: None,
-            interrupt_pin: 0,
-            bars: [None; 6],
-            rom: None,
             capabilities: vec![Capability { id: capability::MSI_X, offset: 0x40 }],
-            extended_capabilities: vec![],
             express: Some(Express { kind: ExpressKind::Endpoint, function_level_reset: true }),
-            bridge: None,
             parent,
-            acs: None,
             virtual_functions: Some(4),
             was_bus_master: true,
+            ..Function::bare(PciAddress::new(0, bus, device, 0))
         }
     }
 
