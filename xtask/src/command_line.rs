@@ -38,6 +38,11 @@ pub(crate) enum Command {
     ///
     /// Ends with the line `N passed, N failed`.
     Test(TestOptions),
+    /// Show a machine's DMAR table as the driver understands it
+    ///
+    /// The exit status says what the driver makes of it: 0 it takes the table as it is, 3 it leaves out what a warning
+    /// names, 2 it rejects the table; 1 if there is no table to read.
+    Dmar(DmarOptions),
 }
 
 /// Whether anything may be fetched.
@@ -86,6 +91,17 @@ pub(crate) struct TestOptions {
     /// Whether anything may be fetched.
     #[command(flatten)]
     pub(crate) offline: Offline,
+}
+
+/// Options of `dmar`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct DmarOptions {
+    /// The table's bytes, as `acpidump -b` and /sys/firmware/acpi/tables give them [default: this machine's own table,
+    /// /sys/firmware/acpi/tables/DMAR, which only root may read]
+    pub(crate) file: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A group of tests.

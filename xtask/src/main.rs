@@ -7,6 +7,7 @@
 
 mod command_line;
 mod compile;
+mod dmar;
 mod process;
 mod progress;
 mod provision;
@@ -23,13 +24,14 @@ use command_line::{Command, CommandLine};
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let outcome = match &command_line.command {
-        Command::Setup(options) => provision::setup(options),
-        Command::Build(options) => run::build(options),
-        Command::Run(options) => run::run(options),
-        Command::Test(options) => test::run(options),
+        Command::Setup(options) => provision::setup(options).map(|()| ExitCode::SUCCESS),
+        Command::Build(options) => run::build(options).map(|()| ExitCode::SUCCESS),
+        Command::Run(options) => run::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Test(options) => test::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Dmar(options) => dmar::run(options),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

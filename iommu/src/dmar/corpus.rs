@@ -85,6 +85,13 @@ fn real_tables_are_read_as_an_independent_decoder_reads_them() {
             assert_eq!(expected["flags"].as_u64().unwrap() & 1 != 0, unit.includes_all, "{name}");
             assert_scopes(&name, &unit.scopes, &expected["scopes"]);
         }
+        let order = dmar.structures().map(|(offset, structure)| (offset as u64, structure.name()));
+        let theirs = structures
+            .iter()
+            .map(|structure| (structure["offset"].as_u64().unwrap(), structure["type_name"].as_str().unwrap()));
+        let unknown: Vec<_> = dmar.warnings.iter().filter_map(|warning| warning.offset).collect();
+        let is_kept = |(offset, name): &(u64, &str)| *name != "RHSA" || !unknown.contains(&(*offset as usize));
+        assert_eq!(order.collect::<Vec<_>>(), theirs.filter(is_kept).collect::<Vec<_>>(), "{name}");
         let regions = of_kind(1);
         assert_eq!(dmar.reserved_memory.len(), regions.len(), "{name}: {:?}", dmar.warnings);
         for (region, expected) in dmar.reserved_memory.iter().zip(regions) {

@@ -11,6 +11,7 @@ mod coverage;
 mod error;
 mod parse;
 mod scope;
+mod structure;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use bitflags::bitflags;
 pub use coverage::{BridgeBuses, Buses, Coverage, Placement, ReservedRange};
 pub use error::{DmarError, Problem, Warning};
 pub use scope::{Hop, Scope, ScopeKind};
+pub use structure::{Structure, StructureKind};
 
 use crate::address::HostPhysical;
 
@@ -41,6 +43,12 @@ bitflags! {
 /// A parsed table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dmar {
+    /// The table's revision. Later ones than this crate knows are read as far as they are known.
+    pub revision: u8,
+    /// Who made the table (OEM id), as firmware pads it.
+    pub oem: [u8; 6],
+    /// What it is called there (OEM table id), as firmware pads it.
+    pub oem_table: [u8; 8],
     /// The widest physical address that devices use, in bits, 12 to 64. Firmware's word; the processor's is the truth.
     pub host_address_width: u8,
     /// Flags.
@@ -61,6 +69,8 @@ pub struct Dmar {
     pub special_devices: Vec<SpecialDevices>,
     /// What is wrong with the table and was left out, in the table's order.
     pub warnings: Vec<Warning>,
+    /// Where each structure that was kept stands, in the table's order; the n-th of a kind is the n-th of its list.
+    pub order: Vec<(usize, StructureKind)>,
 }
 
 /// DRHD: one remapping unit.
@@ -150,7 +160,16 @@ impl Dmar {
     ///
     /// Whatever leaves it unclear which units there are or which devices they cover.
     pub fn parse(bytes: &[u8]) -> Result<Self, DmarError> {
-        parse::parse(bytes)
+        let (dmar, refused) = Self::inspect(bytes);
+        refused.map_or(Ok(dmar), Err)
+    }
+
+    /// What can be read of a table, with the reason for which it cannot be used, if there is one. For whoever looks at
+    /// a table; a driver takes [`parse`](Self::parse), since what was read before an error covers nobody for sure.
+    pub fn inspect(bytes: &[u8]) -> (Self, Option<DmarError>) {
+        let mut dmar = Self::default();
+        let refused = parse::parse(bytes, &mut dmar).err();
+        (dmar, refused)
     }
 
     /// Holds the table against the memory map. `is_ram` tells whether any byte of `first..=last` is memory that

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::address::{HostPhysical, PAGE_SIZE};
 use crate::dmar::error::{DmarError, Problem, Warning};
 use crate::dmar::scope::{Scope, ScopeKind, Scopes, Step};
+use crate::dmar::structure::StructureKind;
 use crate::dmar::{
     AcpiDevice, AddressTranslationCaches, Affinity, Dmar, Flags, ReservedMemory, RootPorts, SpecialDevices,
     UnitDefinition,
@@ -70,7 +71,8 @@ impl<'a> Structure<'a> {
     }
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Result<Dmar, DmarError> {
+/// Fills `dmar`, which is empty. After an error it holds what stood before it.
+pub(super) fn parse(bytes: &[u8], dmar: &mut Dmar) -> Result<(), DmarError> {
     let table = bounded(bytes)?;
     let fields = Fields(table);
     let truncated = DmarError::Truncated { length: table.len() };
@@ -78,11 +80,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Dmar, DmarError> {
     if !(12..=64).contains(&bits) {
         return Err(DmarError::HostAddressWidth { bits });
     }
-    let mut dmar = Dmar {
-        host_address_width: bits as u8,
-        flags: Flags::from_bits_truncate(fields.u8(37).ok_or(truncated)?),
-        ..Dmar::default()
-    };
+    dmar.revision = fields.u8(8).ok_or(truncated)?;
+    dmar.oem = fields.array(10).ok_or(truncated)?;
+    dmar.oem_table = fields.array(16).ok_or(truncated)?;
+    dmar.host_address_width = bits as u8;
+    dmar.flags = Flags::from_bits_truncate(fields.u8(37).ok_or(truncated)?);
     let mut offset = HEADER;
     while offset < table.len() {
         let rest = table.get(offset..).unwrap_or_default();
@@ -93,12 +95,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Dmar, DmarError> {
             Some(bytes) if length >= 4 => bytes,
             _ => return Err(DmarError::StructureLength { offset, kind, length }),
         };
-        take(&mut dmar, kind, &Structure { offset, bytes, length })?;
+        take(dmar, kind, &Structure { offset, bytes, length })?;
         offset += usize::from(length);
     }
-    check_units(&dmar)?;
-    check_references(&mut dmar)?;
-    Ok(dmar)
+    check_units(dmar)?;
+    check_references(dmar)
 }
 
 /// The table's own bytes: as many as its header says, summing to 0.
@@ -181,6 +182,7 @@ fn unit(dmar: &mut Dmar, structure: &Structure<'_>) -> Result<(), DmarError> {
     let scopes = scopes(&mut dmar.warnings, "DRHD scope", structure, 16)
         .map_err(|problem| DmarError::UnitScopes { offset, problem })?;
     dmar.units.push(UnitDefinition { segment, base, size, includes_all: flags & 1 != 0, scopes });
+    dmar.order.push((structure.offset, StructureKind::Unit));
     Ok(())
 }
 
@@ -195,6 +197,7 @@ fn reserved_memory(dmar: &mut Dmar, structure: &Structure<'_>) -> Result<(), Pro
     }
     let defect = range_defect(first, last);
     dmar.reserved_memory.push(ReservedMemory { segment, first, last, scopes, defect });
+    dmar.order.push((structure.offset, StructureKind::ReservedMemory));
     defect.map_or(Ok(()), Err)
 }
 
@@ -224,6 +227,7 @@ fn root_ports(dmar: &mut Dmar, structure: &Structure<'_>) -> Result<(), Problem>
         return Err(Problem::NotABridge);
     }
     dmar.root_ports.push(RootPorts { segment, all: flags & 1 != 0, scopes });
+    dmar.order.push((structure.offset, StructureKind::RootPorts));
     Ok(())
 }
 
@@ -236,6 +240,7 @@ fn affinity(dmar: &mut Dmar, structure: &Structure<'_>) -> Result<(), Problem> {
         return Err(Problem::NoProximityDomain);
     }
     dmar.affinities.push(Affinity { base, proximity_domain });
+    dmar.order.push((structure.offset, StructureKind::Affinity));
     Ok(())
 }
 
@@ -249,6 +254,7 @@ fn acpi_device(dmar: &mut Dmar, structure: &Structure<'_>) -> Result<(), Problem
         return Err(Problem::Name);
     }
     dmar.acpi_devices.push(AcpiDevice { number, name: name.iter().map(|byte| char::from(*byte)).collect::<String>() });
+    dmar.order.push((structure.offset, StructureKind::AcpiDevice));
     Ok(())
 }
 
@@ -262,6 +268,7 @@ fn address_translation_caches(dmar: &mut Dmar, structure: &Structure<'_>) -> Res
         return Err(Problem::NoScopes);
     }
     dmar.address_translation_caches.push(AddressTranslationCaches { segment, required: flags & 1 != 0, scopes });
+    dmar.order.push((structure.offset, StructureKind::AddressTranslationCaches));
     Ok(())
 }
 
@@ -271,6 +278,7 @@ fn special_devices(dmar: &mut Dmar, structure: &Structure<'_>) -> Result<(), Pro
     };
     let scopes = scopes(&mut dmar.warnings, "SIDP scope", structure, 8)?;
     dmar.special_devices.push(SpecialDevices { segment, scopes });
+    dmar.order.push((structure.offset, StructureKind::SpecialDevices));
     Ok(())
 }
 
@@ -302,8 +310,12 @@ fn check_units(dmar: &Dmar) -> Result<(), DmarError> {
 
 /// What refers to units, which may stand before them in the table.
 fn check_references(dmar: &mut Dmar) -> Result<(), DmarError> {
-    let Dmar { units, reserved_memory, affinities, warnings, .. } = dmar;
-    for region in reserved_memory.iter_mut().filter(|region| region.defect.is_none()) {
+    let Dmar { units, reserved_memory, affinities, warnings, order, .. } = dmar;
+    let offsets = |kind| order.iter().filter(move |(_, known)| *known == kind).map(|(offset, _)| *offset);
+    for (region, offset) in reserved_memory.iter_mut().zip(offsets(StructureKind::ReservedMemory)) {
+        if region.defect.is_some() {
+            continue;
+        }
         let covered = units.iter().find(|unit| region.first <= unit.last() && unit.base <= region.last);
         if let Some(unit) = covered {
             return Err(DmarError::ReservedMemoryOverRegisters { first: region.first, base: unit.base });
@@ -311,16 +323,23 @@ fn check_references(dmar: &mut Dmar) -> Result<(), DmarError> {
         if !units.iter().any(|unit| unit.segment == region.segment) {
             let problem = Problem::SegmentWithoutUnit { segment: region.segment };
             region.defect = Some(problem);
-            warnings.push(Warning { offset: None, structure: "RMRR", problem });
+            warnings.push(Warning { offset: Some(offset), structure: "RMRR", problem });
         }
     }
+    let mut gone = Vec::new();
+    let mut places = offsets(StructureKind::Affinity);
     affinities.retain(|affinity| {
         let known = units.iter().any(|unit| unit.base == affinity.base);
+        let offset = places.next();
         if !known {
             let problem = Problem::UnitUnknown { base: affinity.base };
-            warnings.push(Warning { offset: None, structure: "RHSA", problem });
+            warnings.push(Warning { offset, structure: "RHSA", problem });
+            gone.extend(offset);
         }
         known
     });
+    drop(places);
+    order.retain(|(offset, _)| !gone.contains(offset));
+    warnings.sort_by_key(|warning| warning.offset);
     Ok(())
 }
