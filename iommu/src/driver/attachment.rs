@@ -10,11 +10,12 @@ use alloc::vec::Vec;
 use log::{info, warn};
 
 use crate::address::{Iova, PciAddress, SourceId};
+use crate::dmar::ReservedRange;
 use crate::door::Machine;
 use crate::driver::domain::{DeviceTlb, Domain};
 use crate::driver::registry::{Attachment, Entry, Registry};
 use crate::driver::{AttachError, DomainId, Driver, InvalidationError};
-use crate::paging::{Coherence, PageSizes};
+use crate::paging::{Coherence, PageSizes, Permissions};
 use crate::queue::Descriptor;
 use crate::table::Occupied;
 use crate::table::entry::{ContextEntry, Translation};
@@ -26,7 +27,8 @@ impl<M: Machine> Driver<M> {
     /// bridges above it, phantom functions); they share its bus segment and go with it. Its own TLB stays unused: ATS
     /// is off in the function.
     ///
-    /// A device that still has firmware's reserved memory loses it with this.
+    /// A device that firmware reserved memory for must find all of it in `domain`, at the same addresses and to read
+    /// and write, or be known [not to need it any more](Self::waive_reserved_memory).
     ///
     /// # Errors
     ///
@@ -68,6 +70,9 @@ impl<M: Machine> Driver<M> {
             let domain = registry.domain(id).ok_or(AttachError::Unknown { domain: id })?;
             let mut domain = domain.lock();
             let entry = suitable_entry(unit, &domain, device, device_tlb.is_some())?;
+            if !registry.waived.contains(&device) && !registry.is_reserved(id) {
+                check_reserved(&domain, device, self.coverage.reserved_for(device))?;
+            }
             self.leave_reserved(&mut registry, device, id)?;
             let sources = sources_of(device, aliases);
             check_free(&registry, device, &sources, id)?;
@@ -106,6 +111,18 @@ impl<M: Machine> Driver<M> {
             let mut registry = self.registry.lock();
             self.detach_locked(&mut registry, device)
         })
+    }
+
+    /// Lets `device` be attached to domains without the memory that firmware reserved for it. For devices that need it
+    /// only until the operating system takes over, such as USB controllers and graphics; any other may write there at
+    /// any time, and fails when it cannot.
+    pub fn waive_reserved_memory(&self, device: PciAddress) {
+        self.machine.without_interrupts(|| {
+            let mut registry = self.registry.lock();
+            if !registry.waived.contains(&device) {
+                registry.waived.push(device);
+            }
+        });
     }
 
     /// The domain that `device` is attached to.
@@ -248,6 +265,30 @@ fn check_free<M: Machine>(
                 return Err(AttachError::Occupied { device, source: source.source, domain });
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Everything that firmware reserved for the device is in the domain where the device expects it.
+fn check_reserved<M: Machine>(
+    domain: &Domain<M>,
+    device: PciAddress,
+    reserved: impl Iterator<Item = ReservedRange>,
+) -> Result<(), AttachError> {
+    for ReservedRange { first, last, usable } in reserved {
+        let refused = AttachError::Reserved { device, first, last };
+        if !usable {
+            return Err(refused);
+        }
+        let mut at = first.as_u64();
+        while at <= last.as_u64() {
+            let leaf = domain.table.as_ref().and_then(|table| table.lookup(at)).ok_or(refused)?;
+            let same = leaf.output.as_u64() == leaf.input;
+            if !same || !leaf.attributes.permissions.contains(Permissions::READ_WRITE) {
+                return Err(refused);
+            }
+            at = leaf.end();
         }
     }
     Ok(())

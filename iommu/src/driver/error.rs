@@ -152,6 +152,15 @@ pub enum AttachError {
         /// What the unit lacks.
         lacks: &'static str,
     },
+    /// The domain lacks memory that firmware reserved for the device.
+    Reserved {
+        /// The device.
+        device: PciAddress,
+        /// The range's first byte.
+        first: HostPhysical,
+        /// The last.
+        last: HostPhysical,
+    },
     /// The device was silenced for its faults.
     Quarantined {
         /// The device.
@@ -180,6 +189,11 @@ impl fmt::Display for AttachError {
             Self::Unsuitable { device, lacks } => {
                 write!(f, "{device} is behind a unit that {lacks}, which this domain needs; make another domain")
             }
+            Self::Reserved { device, first, last } => write!(
+                f,
+                "{device} cannot be attached: firmware reserved {first} to {last} for it (RMRR), which this domain \
+                 does not have at the same addresses; leave the device to the host"
+            ),
             Self::Quarantined { device, faults } => {
                 write!(f, "{device} was silenced after {faults} faults; release it explicitly once it is trusted again")
             }

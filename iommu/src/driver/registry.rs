@@ -36,6 +36,8 @@ pub(super) struct Registry<M: Machine> {
     pub(super) entries: BTreeMap<PciAddress, Entry>,
     /// Domains that hold nothing but firmware's reserved memory.
     pub(super) reserved: Vec<DomainId>,
+    /// Devices that are known not to need their reserved memory any more.
+    pub(super) waived: Vec<PciAddress>,
     /// Ids go from 1 to below this: 0 tags absent entries of units that cache those.
     limit: u32,
     next: u32,
@@ -49,6 +51,7 @@ impl<M: Machine> Registry<M> {
             attachments: BTreeMap::new(),
             entries: BTreeMap::new(),
             reserved: Vec::new(),
+            waived: Vec::new(),
             limit,
             next: 1,
         }

@@ -15,7 +15,7 @@ use passthrough::topology::{self, GroupId, Groups};
 use super::territory::{self, Conflict, Holder};
 use super::{Events, FunctionSpace, KernelMachine, Remapping, Signature};
 use crate::cpu;
-use crate::platform::pci::{Ecam, Function};
+use crate::platform::pci::{Class, Ecam, Function};
 
 /// What the units are brought up with.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,10 @@ impl Assignments {
         let read = |function: &Function| topology::Function::read(function.address, &space(function.address));
         let groups = Groups::build(&functions.iter().filter_map(read).collect::<Vec<_>>());
         let registry = Registry::new(groups);
-        let remapping = drive(&functions, plan).map(|driver| Remapping::new(driver, events, registry.clone()));
+        let remapping = drive(&functions, plan).map(|driver| {
+            let outgrown = outgrown(&functions, driver);
+            Remapping::new(driver, events, registry.clone(), outgrown)
+        });
         if let Err(reason) = &remapping {
             error!("no device can be assigned: {reason}");
         }
@@ -128,6 +131,24 @@ impl Buses for Bridges<'_> {
     }
 }
 
+/// The functions that need the memory which firmware reserved for them only until the operating system takes over: USB
+/// controllers (a keyboard in firmware's setup) and graphics (its screen), as Linux' VFIO has it.
+fn outgrown(functions: &[Function], driver: &Driver<KernelMachine>) -> Vec<PciAddress> {
+    let mut outgrown = Vec::new();
+    for function in functions.iter().filter(|function| is_outgrowing(function.class)) {
+        if driver.reserved_memory(function.address).next().is_some() {
+            info!("{}: what firmware reserved for it does not keep it from a VM", function.address);
+            driver.waive_reserved_memory(function.address);
+            outgrown.push(function.address);
+        }
+    }
+    outgrown
+}
+
+fn is_outgrowing(class: Class) -> bool {
+    matches!((class.base, class.sub), (0x03, _) | (0x0c, 0x03))
+}
+
 /// The mode to use: firmware may ask to leave x2APIC off (VT-d section 8.1, X2APIC_OPT_OUT), unless it is on already.
 fn obeyed(flags: dmar::Flags, wanted: ApicMode, now: cpu::ApicMode) -> ApicMode {
     let opts_out = flags.contains(dmar::Flags::X2APIC_OPT_OUT);
@@ -159,6 +180,17 @@ fn drive(functions: &[Function], plan: Plan<'_>) -> Result<&'static Driver<Kerne
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_usb_and_graphics_outgrow_their_reserved_memory() {
+        let class = |base, sub| Class { base, sub, interface: 0, revision: 0 };
+        assert!(
+            is_outgrowing(class(0x03, 0x00)) && is_outgrowing(class(0x03, 0x80)) && is_outgrowing(class(0x0c, 0x03))
+        );
+        assert!(
+            !is_outgrowing(class(0x02, 0x00)) && !is_outgrowing(class(0x0c, 0x05)) && !is_outgrowing(class(0x01, 0x08))
+        );
+    }
 
     #[test]
     fn firmware_that_asks_for_xapic_gets_it_unless_it_has_switched_x2apic_on() {

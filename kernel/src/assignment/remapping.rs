@@ -2,6 +2,7 @@
 //! lead to its VMs.
 
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu::address::{HostPhysical, Iova, PciAddress, SourceId};
@@ -27,13 +28,21 @@ pub struct Remapping {
     driver: &'static Driver<KernelMachine>,
     events: &'static Events,
     registry: Registry,
+    /// The functions that no longer need the memory which firmware reserved for them.
+    outgrown: Arc<[PciAddress]>,
     doubt: Doubt,
 }
 
 impl Remapping {
     /// The units that `driver` drives, for the functions of `registry`, with interrupts delivered to `events`.
-    pub fn new(driver: &'static Driver<KernelMachine>, events: &'static Events, registry: Registry) -> Self {
-        Self { driver, events, registry, doubt: Doubt::default() }
+    /// Those of `outgrown` do not need the memory any more that firmware reserved for them.
+    pub fn new(
+        driver: &'static Driver<KernelMachine>,
+        events: &'static Events,
+        registry: Registry,
+        outgrown: Vec<PciAddress>,
+    ) -> Self {
+        Self { driver, events, registry, outgrown: outgrown.into(), doubt: Doubt::default() }
     }
 
     /// The same units for one VM in one of its runs, which a doubt that is raised concerns alone.
@@ -86,12 +95,13 @@ impl RemappingHardware for Remapping {
     }
 
     fn reserved(&self, function: PciAddress) -> Vec<Reserved> {
+        let kind = match self.outgrown.contains(&function) {
+            true => ReservedKind::DirectRelaxable,
+            false => ReservedKind::Direct,
+        };
         self.driver
             .reserved_memory(function)
-            .map(|reserved| Reserved {
-                range: reserved.first.as_u64()..=reserved.last.as_u64(),
-                kind: ReservedKind::Direct,
-            })
+            .map(|reserved| Reserved { range: reserved.first.as_u64()..=reserved.last.as_u64(), kind })
             .collect()
     }
 

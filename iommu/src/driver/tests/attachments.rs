@@ -106,32 +106,31 @@ fn a_domain_suits_all_its_units_or_is_refused() {
     machine.assert_no_violations();
 }
 
-fn endpoint(device: PciAddress) -> Scope {
-    let source = device.source;
-    let path = vec![Hop { device: source.device(), function: source.function() }];
-    Scope { kind: ScopeKind::Endpoint, flags: 0, enumeration_id: 0, start_bus: source.bus(), path }
-}
-
 #[test]
 fn a_device_keeps_its_reserved_memory_until_it_is_given_away() {
     let machine = TestMachine::with(0, 0);
-    let mut table = single_unit_table();
-    // The second lies within the first, as some firmware has it.
-    for (first, last) in [(0x7000_0000, 0x7000_1fff), (0x7000_1000, 0x7000_1fff)] {
-        table.reserved_memory.push(ReservedMemory {
-            segment: 0,
-            first: HostPhysical::new(first),
-            last: HostPhysical::new(last),
-            scopes: vec![endpoint(DEVICE)],
-            defect: None,
-        });
-    }
+    let table = with_reserved_memory();
     let options = Options { apic_mode: ApicMode::X2Apic, ..Options::default() };
     let driver = Driver::bring_up(machine.clone(), &table, &machine, &options).unwrap();
     assert_eq!(read(machine.unit(), DEVICE, 0x7000_1000), Ok(0x7000_1000));
     assert_eq!(read(machine.unit(), DEVICE, 0x7000_2000), Err(6));
     assert_eq!(driver.reserved_memory(DEVICE).count(), 2);
     let domain = domain(&driver);
+    let (first, last) = (HostPhysical::new(0x7000_0000), HostPhysical::new(0x7000_1fff));
+    let refused = AttachError::Reserved { device: DEVICE, first, last };
+    assert_eq!(driver.attach(domain, DEVICE, &[]), Err(refused));
+    assert!(
+        refused.to_string().contains("0000:01:00.0 cannot be attached: firmware reserved 0x70000000 to 0x70001fff")
+    );
+    driver.map(domain, Iova::new(0x7000_0000), first, 0x2000, Permissions::READ).unwrap();
+    assert_eq!(driver.attach(domain, DEVICE, &[]), Err(refused), "reading alone is not enough");
+    assert_eq!(read(machine.unit(), DEVICE, 0x7000_1000), Ok(0x7000_1000), "it has what it had");
+    driver.protect(domain, Iova::new(0x7000_0000), 0x2000, RW).unwrap();
+    driver.attach(domain, DEVICE, &[]).unwrap();
+    assert_eq!(read(machine.unit(), DEVICE, 0x7000_1000), Ok(0x7000_1000), "the domain has it too");
+    driver.detach(DEVICE).unwrap();
+    driver.unmap(domain, Iova::new(0), 0x8000_0000).unwrap();
+    driver.waive_reserved_memory(DEVICE);
     driver.attach(domain, DEVICE, &[]).unwrap();
     assert_eq!(read(machine.unit(), DEVICE, 0x7000_1000), Err(6));
     driver.detach(DEVICE).unwrap();
@@ -227,4 +226,42 @@ fn a_device_with_a_tlb_of_its_own_is_invalidated_last() {
     let refused = plain.attach_with_device_tlb(domain, DEVICE, &[], 8).unwrap_err();
     assert!(matches!(refused, AttachError::Unsuitable { .. }));
     machine.assert_no_violations();
+}
+
+#[test]
+fn reserved_memory_that_cannot_be_kept_is_not_forgotten() {
+    let machine = TestMachine::with(0, 0);
+    let mut table = with_reserved_memory();
+    // RAM that programs use: mapped, the device would have it.
+    table.check_memory(|first, _| first.as_u64() == 0x7000_1000).unwrap();
+    let options = Options { apic_mode: ApicMode::X2Apic, ..Options::default() };
+    let driver = Driver::bring_up(machine.clone(), &table, &machine, &options).unwrap();
+    assert_eq!(read(machine.unit(), DEVICE, 0x7000_0000), Ok(0x7000_0000), "the sound range");
+    let domain = domain(&driver);
+    driver.map(domain, Iova::new(0x7000_0000), HostPhysical::new(0x7000_0000), 0x2000, RW).unwrap();
+    let (first, last) = (HostPhysical::new(0x7000_1000), HostPhysical::new(0x7000_1fff));
+    let refused = AttachError::Reserved { device: DEVICE, first, last };
+    assert_eq!(driver.attach(domain, DEVICE, &[]), Err(refused), "whatever the domain maps there");
+}
+
+/// One range for several devices, one of which is not a PCI function but signs as one (ANDD).
+#[test]
+fn devices_that_share_a_range_each_keep_it() {
+    let machine = TestMachine::with(0, 0);
+    let mut table = single_unit_table();
+    let platform = PciAddress::new(0, 0, 0x15, 0);
+    let named = Scope { kind: ScopeKind::AcpiDevice, enumeration_id: 1, ..endpoint(platform) };
+    table.reserved_memory.push(reserved(0x7000_0000, 0x7000_0fff, vec![endpoint(DEVICE), endpoint(OTHER), named]));
+    let options = Options { apic_mode: ApicMode::X2Apic, ..Options::default() };
+    let driver = Driver::bring_up(machine.clone(), &table, &machine, &options).unwrap();
+    for device in [DEVICE, OTHER, platform] {
+        assert_eq!(read(machine.unit(), device, 0x7000_0000), Ok(0x7000_0000), "{device}");
+        assert_eq!(driver.reserved_memory(device).count(), 1);
+    }
+    driver.waive_reserved_memory(DEVICE);
+    let domain = domain(&driver);
+    driver.attach(domain, DEVICE, &[]).unwrap();
+    assert_eq!(read(machine.unit(), DEVICE, 0x7000_0000), Err(6));
+    assert_eq!(read(machine.unit(), OTHER, 0x7000_0000), Ok(0x7000_0000), "the others are not concerned");
+    assert!(driver.attach(domain, OTHER, &[]).is_err(), "nor waived");
 }

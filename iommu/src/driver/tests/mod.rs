@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::address::{HostPhysical, Iova, SourceId};
-use crate::dmar::{Hop, ReservedMemory, Scope, ScopeKind};
+use crate::dmar::{Dmar, Flags, Hop, ReservedMemory, Scope, ScopeKind};
 use crate::fault::{Limits, Place};
 use crate::fixture::{
     DEFAULT_CAPABILITY, DEFAULT_EXTENDED, Event, Memory, TestMachine, TestUnit, Trouble, single_unit_table,
@@ -56,6 +56,25 @@ fn started(capability: u64, extended: u64) -> (TestMachine, Driver<TestMachine>)
     let driver = bring_up(&machine);
     machine.unit().events();
     (machine, driver)
+}
+
+/// Two ranges for `DEVICE`, of which the second lies within the first, as some firmware has it.
+fn with_reserved_memory() -> Dmar {
+    let mut table = single_unit_table();
+    for (first, last) in [(0x7000_0000, 0x7000_1fff), (0x7000_1000, 0x7000_1fff)] {
+        table.reserved_memory.push(reserved(first, last, vec![endpoint(DEVICE)]));
+    }
+    table
+}
+
+fn reserved(first: u64, last: u64, scopes: Vec<Scope>) -> ReservedMemory {
+    ReservedMemory { segment: 0, first: HostPhysical::new(first), last: HostPhysical::new(last), scopes, defect: None }
+}
+
+fn endpoint(device: PciAddress) -> Scope {
+    let source = device.source;
+    let path = vec![Hop { device: source.device(), function: source.function() }];
+    Scope { kind: ScopeKind::Endpoint, flags: 0, enumeration_id: 0, start_bus: source.bus(), path }
 }
 
 fn domain(driver: &Driver<TestMachine>) -> DomainId {
