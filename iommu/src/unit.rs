@@ -13,6 +13,7 @@
 mod error;
 mod firmware;
 pub(crate) mod probe;
+mod protection;
 
 pub use error::UnitError;
 pub use probe::Probe;
@@ -31,10 +32,9 @@ use crate::queue::{Abilities, Descriptor, Queue, QueueError};
 use crate::registers::capability::{Capability, ExtendedCapability};
 use crate::registers::command::{Commander, OneShot, Switch};
 use crate::registers::status::{
-    EventAddress, EventControl, EventData, EventUpperAddress, InterruptTableAddress, ProtectedMemoryEnable,
-    RootTableAddress,
+    EventAddress, EventControl, EventData, EventUpperAddress, InterruptTableAddress, RootTableAddress,
 };
-use crate::registers::{Wait, Window, map};
+use crate::registers::{Window, map};
 use crate::table::ContextTables;
 
 /// The machine's time as a clock.
@@ -228,22 +228,6 @@ impl<M: Machine> Unit<M> {
         self.switch(machine, Switch::Translation, true)?;
         info!("unit {}: DMA remapping on, everything denied that no domain allows", self.base);
         self.disable_protected_memory(machine)
-    }
-
-    fn disable_protected_memory(&self, machine: &M) -> Result<(), UnitError> {
-        if !self.capability.protected_low_memory() && !self.capability.protected_high_memory() {
-            return Ok(());
-        }
-        let protection = self.window.read(map::PROTECTED_MEMORY_ENABLE);
-        if !protection.enable() && !protection.in_force() {
-            return Ok(());
-        }
-        self.window.write(map::PROTECTED_MEMORY_ENABLE, ProtectedMemoryEnable::default());
-        Wait::COMMAND
-            .until(&Time(machine), || (!self.window.read(map::PROTECTED_MEMORY_ENABLE).in_force()).then_some(()))
-            .map_err(UnitError::ProtectedMemory)?;
-        info!("unit {}: firmware's protected memory ranges off, the tables protect instead", self.base);
-        Ok(())
     }
 
     /// Has the unit announce faults by an interrupt with `vector` (16 to 255) at one processor.

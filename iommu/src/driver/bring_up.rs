@@ -90,7 +90,11 @@ impl<M: Machine> Driver<M> {
             registry: Mutex::new(Registry::new(limit)),
             ledger: Mutex::new(Ledger::new(options.fault_limits)),
         };
-        match driver.enable(options.honour_reserved_memory) {
+        let must_stay_blocked = dmar.flags.contains(Flags::DMA_CONTROL_OPT_IN);
+        if must_stay_blocked {
+            info!("firmware blocked DMA until now and asks that it stays so (DMA_CTRL_PLATFORM_OPT_IN): it does");
+        }
+        match driver.enable(options.honour_reserved_memory, must_stay_blocked) {
             Ok(()) => Ok(driver),
             Err(error) => {
                 driver.abandon();
@@ -99,16 +103,17 @@ impl<M: Machine> Driver<M> {
         }
     }
 
-    fn enable(&self, honour_reserved_memory: bool) -> Result<(), BringUpError> {
-        self.each_unit(|unit| unit.take_over(&self.machine))?;
+    fn enable(&self, honour_reserved_memory: bool, must_stay_blocked: bool) -> Result<(), BringUpError> {
+        self.each_unit(|unit| unit.take_over(&self.machine, must_stay_blocked))?;
         self.each_unit(|unit| unit.enable_queue(&self.machine))?;
         self.each_unit(|unit| unit.enable_interrupts(&self.machine))?;
-        self.each_unit(|unit| unit.set_root(&self.machine))?;
+        // Before the root table is set: where firmware left translation on, a device would lose its memory in between.
         if honour_reserved_memory {
             for device in self.coverage.with_reserved_memory() {
                 self.keep_reserved(device);
             }
         }
+        self.each_unit(|unit| unit.set_root(&self.machine))?;
         self.each_unit(|unit| unit.enable_translation(&self.machine))
     }
 

@@ -4,7 +4,8 @@ use crate::registers::access::{ReadOnly, ReadWrite, WriteOneToClear, WriteOnly};
 use crate::registers::capability::{Capability, ExtendedCapability, Version};
 use crate::registers::status::{
     EventAddress, EventControl, EventData, EventUpperAddress, FaultStatus, GlobalStatus, InterruptTableAddress,
-    ProtectedMemoryEnable, QueueAddress, QueueErrorRecord, QueuePosition, RootTableAddress,
+    ProtectedHighAddress, ProtectedLowAddress, ProtectedMemoryEnable, QueueAddress, QueueErrorRecord, QueuePosition,
+    RootTableAddress,
 };
 use crate::registers::{Register, command};
 
@@ -32,6 +33,14 @@ pub const FAULT_EVENT_ADDRESS: Register<EventAddress, ReadWrite> = Register::at(
 pub const FAULT_EVENT_UPPER_ADDRESS: Register<EventUpperAddress, ReadWrite> = Register::at(0x44);
 /// The protected memory ranges.
 pub const PROTECTED_MEMORY_ENABLE: Register<ProtectedMemoryEnable, ReadWrite> = Register::at(0x64);
+/// The first address of the low protected range.
+pub const PROTECTED_LOW_BASE: Register<ProtectedLowAddress, ReadWrite> = Register::at(0x68);
+/// The last address of the low protected range.
+pub const PROTECTED_LOW_LIMIT: Register<ProtectedLowAddress, ReadWrite> = Register::at(0x6c);
+/// The first address of the high protected range.
+pub const PROTECTED_HIGH_BASE: Register<ProtectedHighAddress, ReadWrite> = Register::at(0x70);
+/// The last address of the high protected range.
+pub const PROTECTED_HIGH_LIMIT: Register<ProtectedHighAddress, ReadWrite> = Register::at(0x78);
 /// The next descriptor that the unit takes from the queue.
 pub const QUEUE_HEAD: Register<QueuePosition, ReadOnly> = Register::at(0x80);
 /// The next slot of the queue that software fills.

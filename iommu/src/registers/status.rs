@@ -112,6 +112,23 @@ layout! {
 }
 
 layout! {
+    /// PLMBASE and PLMLIMIT: an end of the low protected range. How many low bits count is the unit's choice: those
+    /// that do not read back as written are ones in a limit and zeros in a base.
+    pub struct ProtectedLowAddress(u32) {
+        /// The address.
+        address, with_address: [31:0];
+    }
+}
+
+layout! {
+    /// PHMBASE and PHMLIMIT: likewise for the high protected range.
+    pub struct ProtectedHighAddress(u64) {
+        /// The address.
+        address, with_address: [63:0];
+    }
+}
+
+layout! {
     /// IQH and IQT: a place in the invalidation queue.
     pub struct QueuePosition(u64) {
         /// The offset in bytes from the queue's start, in units of 16.
@@ -164,6 +181,8 @@ register_value!(
     EventAddress: u32,
     EventUpperAddress: u32,
     ProtectedMemoryEnable: u32,
+    ProtectedLowAddress: u32,
+    ProtectedHighAddress: u64,
     QueuePosition: u64,
     QueueAddress: u64,
     QueueErrorRecord: u64,
@@ -184,6 +203,8 @@ mod tests {
         EventAddress::check_round_trip();
         EventUpperAddress::check_round_trip();
         ProtectedMemoryEnable::check_round_trip();
+        ProtectedLowAddress::check_round_trip();
+        ProtectedHighAddress::check_round_trip();
         QueuePosition::check_round_trip();
         QueueAddress::check_round_trip();
         QueueErrorRecord::check_round_trip();

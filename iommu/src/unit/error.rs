@@ -40,8 +40,19 @@ pub enum UnitError {
     Queue(QueueError),
     /// Firmware's queue does not drain.
     FirmwareQueue(WaitExpired),
-    /// The protected memory ranges stay in force.
-    ProtectedMemory(WaitExpired),
+    /// The protected memory ranges do not follow their switch.
+    ProtectedMemory {
+        /// What was asked for.
+        on: bool,
+        /// How long was waited.
+        wait: WaitExpired,
+    },
+    /// Firmware's translation cannot be replaced without letting devices free for a moment, which the platform
+    /// forbids.
+    Gap {
+        /// The mode of firmware's root table.
+        mode: u8,
+    },
     /// The processor that faults should be told to cannot be named.
     FaultDestination {
         /// Its APIC id.
@@ -79,9 +90,18 @@ impl fmt::Display for UnitError {
                 "firmware left its invalidation queue on and full, and the unit does not drain it ({wait}); reset the \
                  machine"
             ),
-            Self::ProtectedMemory(wait) => {
+            Self::ProtectedMemory { on: false, wait } => {
                 write!(f, "its protected memory ranges stay in force ({wait}); DMA there stays blocked")
             }
+            Self::ProtectedMemory { on: true, wait } => {
+                write!(f, "its protected memory ranges do not come into force ({wait}); reset the machine")
+            }
+            Self::Gap { mode } => write!(
+                f,
+                "firmware left DMA remapping on with a root table of mode {mode} and asks that DMA stays blocked \
+                 (DMA_CTRL_PLATFORM_OPT_IN), and the unit has no protected memory ranges to block it while its mode \
+                 changes; turn pre-boot DMA protection off in firmware setup"
+            ),
             Self::FaultDestination { apic_id } => write!(
                 f,
                 "its fault message cannot name APIC id {apic_id:#x} without 32-bit destinations; choose a processor \

@@ -69,6 +69,56 @@ fn what_cannot_change_while_on_is_turned_off_first() {
 }
 
 #[test]
+fn what_cannot_change_while_on_is_bridged_by_the_protected_ranges() {
+    let machine = TestMachine::with(1 << 5 | 1 << 6, 0);
+    let unit = machine.unit();
+    unit.set_status(TE);
+    // All DMA aborted.
+    unit.poke(0x20, 3 << 10);
+    let _driver = bring_up(&machine);
+    let events: Vec<_> = unit
+        .events()
+        .into_iter()
+        .filter(|event| matches!(event, Event::Protected(_) | Event::On(TE) | Event::Off(TE)))
+        .collect();
+    let on = 1 << 31;
+    let expected = [Event::Protected(0), Event::Protected(on), Event::Off(TE), Event::On(TE), Event::Protected(0)];
+    assert_eq!(events, expected);
+    let registers = [0x68, 0x6c, 0x70, 0x74, 0x78, 0x7c].map(|offset| unit.peek(offset));
+    assert_eq!(registers, [0, u32::MAX, 0, 1, u32::MAX, u32::MAX], "0 to 4 GiB, and 4 GiB to the end");
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_platform_that_forbids_gaps_gets_none() {
+    let mut table = single_unit_table();
+    table.flags |= Flags::DMA_CONTROL_OPT_IN;
+    let take_over = |machine: &TestMachine| {
+        machine.unit().set_status(TE | QIE);
+        machine.unit().poke(0x20, 1 << 10);
+        Driver::bring_up(machine.clone(), &table, machine, &Options::default())
+    };
+    let machine = TestMachine::with(0, 0);
+    let refused = take_over(&machine).unwrap_err();
+    assert_eq!(refused.error, UnitError::Gap { mode: 1 });
+    assert_eq!((machine.unit().events(), machine.unit().status()), (vec![], TE | QIE), "nothing was touched");
+    assert_eq!(machine.memory.in_use(), 0);
+    assert!(take_over(&TestMachine::with(1 << 5 | 1 << 6, 0)).is_ok(), "its ranges bridge the gap");
+}
+
+#[test]
+fn a_device_keeps_its_reserved_memory_while_the_root_table_is_replaced() {
+    let machine = TestMachine::with(0, 0);
+    machine.unit().set_status(TE | SRTP);
+    machine.unit().watch(DEVICE.source.bits(), 0x7000_1000);
+    let table = with_reserved_memory();
+    let _driver = Driver::bring_up(machine.clone(), &table, &machine, &Options::default()).unwrap();
+    let events = machine.unit().events();
+    assert!(events.contains(&Event::Watched(true)), "{events:?}");
+    machine.assert_no_violations();
+}
+
+#[test]
 fn protected_memory_ends_when_the_tables_protect() {
     let machine = TestMachine::with(1 << 5, 0);
     machine.unit().poke(0x64, 1 << 31 | 1);
