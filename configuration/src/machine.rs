@@ -6,10 +6,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::device::{FunctionAddress, Selector};
-use crate::model::{Configuration, Vm};
 use crate::position::Placed;
 use crate::problem::{Problem, Rule};
+use crate::reading::Reading;
 use crate::size::Bytes;
+use crate::vm::Wishes;
 
 /// What is known of the machine. What is `None` is not checked: the loader knows the files before the kernel knows
 /// the devices.
@@ -39,16 +40,16 @@ pub struct Function {
 /// A function that the configuration gives to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The VM: an index into [`Configuration::vms`].
+    /// The VM: an index into [`Reading::vms`].
     pub vm: usize,
-    /// The selector: an index into that VM's [`Vm::devices`].
+    /// The selector: an index into that VM's [`Wishes::devices`].
     pub selector: usize,
     /// The function that it names.
     pub address: FunctionAddress,
 }
 
-impl Configuration {
-    /// Every problem that this configuration has on this machine, in the order of the file; none: it fits.
+impl Reading {
+    /// Every problem that these wishes have on this machine, in the order of the file; none: they fit.
     pub fn check(&self, machine: &Machine<'_>) -> Vec<Problem> {
         let mut problems = Vec::new();
         if let Some(cpus) = machine.cpus {
@@ -74,7 +75,7 @@ impl Configuration {
         let mut claims = Vec::new();
         let mut problems = Vec::new();
         for places in [true, false] {
-            for (vm_index, vm) in self.vms.iter().enumerate() {
+            for (vm_index, vm) in self.vms().iter().enumerate() {
                 for (selector_index, selector) in vm.devices.iter().enumerate() {
                     if matches!(selector.value, Selector::Address(_)) != places {
                         continue;
@@ -99,7 +100,7 @@ impl Configuration {
     }
 
     fn check_cpus(&self, cpus: u32, problems: &mut Vec<Problem>) {
-        for vm in &self.vms {
+        for vm in self.vms() {
             for cpu in vm.cpus.iter().filter(|cpu| cpu.value >= cpus) {
                 problems.push(problem(vm, "cpus", cpu, Rule::NoSuchCpu { cpu: cpu.value, cpus }));
             }
@@ -108,20 +109,22 @@ impl Configuration {
 
     fn check_memory(&self, free: u64, problems: &mut Vec<Problem>) {
         let mut left = free;
-        for vm in &self.vms {
-            match left.checked_sub(vm.memory.value) {
+        for vm in self.vms() {
+            let Some(memory) = &vm.memory else { continue };
+            match left.checked_sub(memory.value) {
                 Some(rest) => left = rest,
                 None => {
-                    let rule = Rule::MemoryExhausted { wanted: Bytes(vm.memory.value), left: Bytes(left).whole() };
-                    problems.push(problem(vm, "memory", &vm.memory, rule));
+                    let rule = Rule::MemoryExhausted { wanted: Bytes(memory.value), left: Bytes(left).whole() };
+                    problems.push(problem(vm, "memory", memory, rule));
                 }
             }
         }
     }
 
     fn check_files(&self, files: &[&str], problems: &mut Vec<Problem>) {
-        for vm in &self.vms {
-            for path in vm.files().into_iter().filter(|path| !files.contains(&path.as_str())) {
+        for vm in self.vms() {
+            let named = vm.image.iter().flat_map(|image| image.files());
+            for path in named.filter(|path| !files.contains(&path.as_str())) {
                 problems.push(problem(vm, "image", path, Rule::NoSuchFile(path.value.clone())));
             }
         }
@@ -139,7 +142,7 @@ impl Selector {
 }
 
 /// Why a selector found nothing. Two VMs cannot name one place, so a place that is not free does not exist.
-fn absent(vm: &Vm, selector: &Placed<Selector>, functions: &[Function]) -> Problem {
+fn absent(vm: &Wishes, selector: &Placed<Selector>, functions: &[Function]) -> Problem {
     let present = functions.iter().filter(|function| selector.value.names(function)).count();
     let rule = match present {
         0 => Rule::NoSuchDevice(selector.value),
@@ -148,7 +151,7 @@ fn absent(vm: &Vm, selector: &Placed<Selector>, functions: &[Function]) -> Probl
     problem(vm, "devices", selector, rule)
 }
 
-fn problem<T>(vm: &Vm, key: &str, place: &Placed<T>, rule: Rule) -> Problem {
-    let thing: String = format!("vm \"{}\", {key}", vm.name);
+pub(crate) fn problem<T>(vm: &Wishes, key: &str, place: &Placed<T>, rule: Rule) -> Problem {
+    let thing: String = format!("{}, {key}", vm.thing);
     Problem::new(place.position, thing, rule)
 }

@@ -8,10 +8,11 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use crate::device::Selector;
+use crate::overlap;
 use crate::position::Placed;
 use crate::problem::Rule;
 use crate::read::{Notes, Section};
-use crate::{overlap, vm};
+use crate::vm::{self, Wishes};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,35 +122,43 @@ pub enum OnReset {
 impl Configuration {
     /// The files that the configuration names, each once, in the order of the file.
     pub fn files(&self) -> Vec<&Placed<String>> {
-        let mut files: Vec<&Placed<String>> = Vec::new();
-        for file in self.vms.iter().flat_map(Vm::files) {
-            if !files.iter().any(|known| known.value == file.value) {
-                files.push(file);
-            }
-        }
-        files
+        each_once(self.vms.iter().map(|vm| &vm.image))
     }
 }
 
-impl Vm {
+/// The files of these images, each once, in the order of the configuration.
+pub(crate) fn each_once<'a>(images: impl Iterator<Item = &'a Image>) -> Vec<&'a Placed<String>> {
+    let mut files: Vec<&Placed<String>> = Vec::new();
+    for file in images.flat_map(Image::files) {
+        if !files.iter().any(|known| known.value == file.value) {
+            files.push(file);
+        }
+    }
+    files
+}
+
+impl Image {
     /// The files that the VM needs, in the order in which it needs them.
     pub fn files(&self) -> Vec<&Placed<String>> {
-        match &self.image {
-            Image::Linux(linux) => core::iter::once(&linux.kernel).chain(&linux.initrd).collect(),
-            Image::Multiboot(multiboot) => {
+        match self {
+            Self::Linux(linux) => core::iter::once(&linux.kernel).chain(&linux.initrd).collect(),
+            Self::Multiboot(multiboot) => {
                 core::iter::once(&multiboot.image).chain(multiboot.modules.iter().map(|module| &module.path)).collect()
             }
         }
     }
+}
 
+impl Vm {
     /// Whether this rule is overridden for the VM.
     pub fn allows(&self, rule: Override) -> bool {
         self.allow.contains(&rule)
     }
 }
 
-/// Reads the whole file's table. `None` where something that cannot be left out is missing or wrong.
-pub(crate) fn read(table: Spanned<DeTable<'_>>, notes: &mut Notes<'_>) -> Option<Configuration> {
+/// Reads the whole file's table: what each VM wants, and the configuration, unless something that cannot be left out is
+/// missing or wrong.
+pub(crate) fn read(table: Spanned<DeTable<'_>>, notes: &mut Notes<'_>) -> (Vec<Wishes>, Option<Configuration>) {
     let start = table.span().start;
     let mut top = Section::new("the configuration", start, table.into_inner(), notes);
     let at_end = top.read("at_end");
@@ -159,16 +168,17 @@ pub(crate) fn read(table: Spanned<DeTable<'_>>, notes: &mut Notes<'_>) -> Option
         Some(vms) if !vms.is_empty() => vms,
         Some(_) => {
             notes.problem(start, "the configuration", Rule::NoVm);
-            return None;
+            return (Vec::new(), None);
         }
         None => {
             notes.missing(start, "the configuration", Rule::NoVm);
-            return None;
+            return (Vec::new(), None);
         }
     };
     let (wishes, vms): (Vec<_>, Vec<_>) =
         vms.into_iter().enumerate().map(|(index, value)| vm::read(index, value, notes)).unzip();
     overlap::report(&wishes, notes);
-    let vms = vms.into_iter().collect::<Option<Vec<Vm>>>()?;
-    Some(Configuration { at_end: at_end.map(|at_end| at_end.value).unwrap_or_default(), vms })
+    let vms = vms.into_iter().collect::<Option<Vec<Vm>>>();
+    let at_end = at_end.map(|at_end| at_end.value).unwrap_or_default();
+    (wishes, vms.map(|vms| Configuration { at_end, vms }))
 }

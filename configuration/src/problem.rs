@@ -30,13 +30,18 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, thing, rule } = self;
-        write!(f, "line {line}, column {column}: {thing}: {rule}. {}", rule.remedy())
+        write!(f, "line {line}, column {column}: {thing}: {rule}.")?;
+        match rule {
+            Rule::Unsuitable(_) => Ok(()),
+            _ => write!(f, " {}", rule.remedy()),
+        }
     }
 }
 
 impl core::error::Error for Problem {}
 
-/// A rule of the configuration file, with what broke it. `Display` states the rule, [`Rule::remedy`] says what to do.
+/// A rule of the configuration file, with what broke it. `Display` states the rule, [`Rule::remedy`] says what to do
+/// (nothing more for [`Rule::Unsuitable`], whose sentence says it).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rule {
@@ -140,6 +145,8 @@ pub enum Rule {
         /// How many the machine has.
         present: usize,
     },
+    /// What the machine cannot do, in its own words, the remedy among them.
+    Unsuitable(String),
 }
 
 /// Why a path names no file of the boot volume.
@@ -202,6 +209,7 @@ impl fmt::Display for Rule {
             ),
             Self::NoSuchFile(path) => write!(f, "the boot volume has no file \"{path}\""),
             Self::NoSuchDevice(selector) => write!(f, "this machine has no device {selector}"),
+            Self::Unsuitable(reason) => f.write_str(reason),
             Self::TooFewDevices { selector, present } => {
                 write!(f, "this machine has {present} device(s) {selector}, and all belong to a VM already")
             }
@@ -258,6 +266,7 @@ impl fmt::Display for Remedy<'_> {
                 f.write_str("Correct it, or plug the device in; the log of the boot lists every device.")
             }
             Rule::TooFewDevices { .. } => f.write_str("Remove it from one VM, or plug another such device in."),
+            Rule::Unsuitable(_) => Ok(()),
         }
     }
 }

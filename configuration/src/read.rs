@@ -61,6 +61,11 @@ impl<'t> Notes<'t> {
         }
     }
 
+    /// Whether all of the text is TOML.
+    pub(crate) fn is_toml(&self) -> bool {
+        self.broken.is_empty()
+    }
+
     pub(crate) fn position(&self, offset: usize) -> Position {
         Position::of(self.text, offset)
     }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
-use crate::{Configuration, Function, FunctionAddress, Image, Machine, OnReset, Override, Selector, parse};
+use crate::{Function, FunctionAddress, Image, Key, Machine, OnReset, Override, Reading, Selector, parse, read};
 
 /// A VM as every test begins with it; `more` are further keys.
 fn vm(name: &str, cpu: u32, more: &str) -> String {
@@ -308,8 +308,8 @@ fn function(bus: u8, vendor: u16, device: u16) -> Function {
     Function { address: FunctionAddress { segment: 0, bus, device: 0, function: 0 }, vendor, device }
 }
 
-fn check(configuration: &Configuration, machine: &Machine<'_>) -> String {
-    lines(&configuration.check(machine))
+fn check(reading: &Reading, machine: &Machine<'_>) -> String {
+    lines(&reading.check(machine))
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a_machine_that_has_everything_fits() {
         files: Some(&["guests/vmlinuz", "guests/initrd", "guests/intruder.elf"]),
         functions: Some(&functions),
     };
-    let configuration = parse(BOTH).unwrap();
+    let configuration = read(BOTH);
     assert_eq!(check(&configuration, &machine), "");
     let (claims, _) = configuration.claims(&functions);
     let buses: Vec<_> = claims.iter().map(|claim| (claim.vm, claim.selector, claim.address.bus)).collect();
@@ -332,7 +332,7 @@ fn a_machine_that_has_everything_fits() {
 fn a_machine_that_lacks_everything() {
     let machine =
         Machine { cpus: Some(1), free_memory: Some(100 << 20), files: Some(&["guests/initrd"]), functions: Some(&[]) };
-    assert_snapshot!(check(&parse(BOTH).unwrap(), &machine), @r#"
+    assert_snapshot!(check(&read(BOTH), &machine), @r#"
     line 5, column 12: vm "linux", cpus: there is no CPU 2: this machine has CPU 0 only. Name one that exists.
     line 6, column 10: vm "linux", memory: 1G do not fit: this machine has 100M left, with what the hypervisor and the VMs before need. Give this VM or an earlier one less; 100M is the most.
     line 7, column 30: vm "linux", image: the boot volume has no file "guests/vmlinuz". Copy the file to the volume or correct the path.
@@ -342,7 +342,42 @@ fn a_machine_that_lacks_everything() {
     line 15, column 33: vm "intruder", image: the boot volume has no file "guests/intruder.elf". Copy the file to the volume or correct the path.
     line 17, column 12: vm "intruder", devices: this machine has no device 1234:11e8. Correct it, or plug the device in; the log of the boot lists every device.
     "#);
-    assert_eq!(check(&parse(BOTH).unwrap(), &Machine::default()), "");
+    assert_eq!(check(&read(BOTH), &Machine::default()), "");
+}
+
+/// One report: what is wrong with the text, what the machine lacks, and what it refuses, in the order of the file.
+#[test]
+fn a_broken_text_is_held_against_the_machine_too() {
+    let text = format!(
+        "{}{}",
+        vm("a", 0, "colour = 1\ndevices = [\"dead:beef\", \"1234:11e8\"]"),
+        vm("b", 9, "").replace("memory = \"64M\"\n", "")
+    );
+    let reading = read(&text);
+    assert!(reading.is_toml() && reading.configuration().is_none());
+    assert_eq!(reading.files().iter().map(|file| file.as_str()).collect::<Vec<_>>(), ["guests/a.elf", "guests/b.elf"]);
+    let functions = [function(1, 0x1234, 0x11E8)];
+    let machine =
+        Machine { cpus: Some(1), free_memory: Some(0), files: Some(&["guests/a.elf"]), functions: Some(&functions) };
+    let mut found = reading.check(&machine);
+    found.push(reading.refusal(0, Key::Device(1), "0000:01:00.0 cannot be assigned, for it is broken".into()));
+    found.push(reading.refusal(1, Key::Memory, "it is not there".into()));
+    assert_snapshot!(lines(&reading.finish(found).unwrap_err()), @r#"
+    line 4, column 10: vm "a", memory: 64M do not fit: this machine has 0 bytes left, with what the hypervisor and the VMs before need. Give this VM or an earlier one less; 0 bytes is the most.
+    line 6, column 1: vm "a", `colour`: no such key. Remove it or write one of `name`, `cpus`, `memory`, `image`, `debug_exit`, `devices`, `allow`, `on_reset`, `restarts`.
+    line 7, column 12: vm "a", devices: this machine has no device dead:beef. Correct it, or plug the device in; the log of the boot lists every device.
+    line 7, column 25: vm "a", devices: 0000:01:00.0 cannot be assigned, for it is broken.
+    line 8, column 1: vm "b", memory: the key is missing. Add a line such as `memory = "512M"`.
+    line 8, column 1: vm "b", memory: it is not there.
+    line 10, column 9: vm "b", cpus: there is no CPU 9: this machine has CPU 0 only. Name one that exists.
+    line 11, column 25: vm "b", image: the boot volume has no file "guests/b.elf". Copy the file to the volume or correct the path.
+    "#);
+}
+
+#[test]
+fn text_that_is_not_toml_is_known_as_such() {
+    assert!(!read("at_end = halt").is_toml());
+    assert!(read("colour = 1").is_toml());
 }
 
 #[test]
@@ -352,7 +387,7 @@ fn a_kind_takes_the_first_that_no_place_has() {
         vm("a", 0, "devices = [\"1234:11e8\", \"1234:11e8\"]"),
         vm("b", 1, "devices = [\"1234:11e8\", \"0000:01:00.0\"]")
     );
-    let configuration = parse(&text).unwrap();
+    let configuration = read(&text);
     let all: Vec<Function> = (1..=4).map(|bus| function(bus, 0x1234, 0x11E8)).collect();
     let (claims, problems) = configuration.claims(&all);
     assert_eq!(claims.iter().map(|claim| claim.address.bus).collect::<Vec<_>>(), [2, 3, 4, 1]);
@@ -364,7 +399,7 @@ fn a_kind_takes_the_first_that_no_place_has() {
 #[test]
 fn memory_is_counted_over_all_vms() {
     let text = [vm("a", 0, ""), vm("b", 1, ""), vm("c", 2, "").replace("64M", "32M")].concat();
-    let configuration = parse(&text).unwrap();
+    let configuration = read(&text);
     let with = |free| check(&configuration, &Machine { free_memory: Some(free), ..Machine::default() });
     assert_eq!(with(160 << 20), "");
     assert_snapshot!(with((160 << 20) - 1), @r#"line 16, column 10: vm "c", memory: 32M do not fit: this machine has 30M left, with what the hypervisor and the VMs before need. Give this VM or an earlier one less; 30M is the most."#);
@@ -386,13 +421,13 @@ fn pieces() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn no_text_panics(text in prop_oneof![pieces(), ".{0,200}", any::<String>()]) {
-        match parse(&text) {
-            Ok(configuration) => {
-                let functions = [function(1, 0x1234, 0x11E8)];
-                let machine = Machine { cpus: Some(0), free_memory: Some(0), files: Some(&[]), functions: Some(&functions) };
-                // No VM fits into a machine that has nothing.
-                prop_assert!(!configuration.check(&machine).is_empty());
-            }
+        let reading = read(&text);
+        let functions = [function(1, 0x1234, 0x11E8)];
+        let machine = Machine { cpus: Some(0), free_memory: Some(0), files: Some(&[]), functions: Some(&functions) };
+        let found = reading.check(&machine);
+        match reading.finish(Vec::new()) {
+            // No VM fits into a machine that has nothing.
+            Ok(_) => prop_assert!(!found.is_empty()),
             Err(problems) => {
                 prop_assert!(!problems.is_empty());
                 for problem in problems {

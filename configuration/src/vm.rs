@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use crate::device::Selector;
 use crate::image;
-use crate::model::{OnReset, Override, Vm};
-use crate::position::Placed;
+use crate::model::{Image, OnReset, Override, Vm};
+use crate::position::{Placed, Position};
 use crate::problem::Rule;
 use crate::read::{Item, Notes, Section};
 use crate::size::Bytes;
@@ -17,20 +17,41 @@ const NAME_LIMIT: usize = 15;
 /// The most virtual CPUs of a VM: what xAPIC ids below the broadcast id can address.
 const CPU_LIMIT: u32 = 254;
 
-/// What a VM wants for itself alone, as far as it could be read.
-pub(crate) struct Wishes {
-    /// What messages call the VM.
-    pub(crate) thing: String,
-    pub(crate) name: Option<Placed<String>>,
-    pub(crate) cpus: Vec<Placed<u32>>,
-    pub(crate) devices: Vec<Placed<Selector>>,
+/// What a VM wants of the machine, as far as it could be read.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// What messages call the VM: by its name, or else by its number.
+    pub thing: String,
+    /// Where it begins.
+    pub(crate) position: Position,
+    /// Its name.
+    pub name: Option<Placed<String>>,
+    /// Its CPUs.
+    pub cpus: Vec<Placed<u32>>,
+    /// Its RAM in bytes.
+    pub memory: Option<Placed<u64>>,
+    /// What it runs, and where that stands.
+    pub image: Option<Placed<Image>>,
+    /// The PCI functions that it names.
+    pub devices: Vec<Placed<Selector>>,
+    /// The rules that are overridden for it.
+    pub allow: Vec<Override>,
 }
 
 /// Reads the VM at this place in the list. There is no `Vm` where a part that it cannot be without is missing or
 /// wrong; its wishes can still collide with those of others.
 pub(crate) fn read(index: usize, mut item: Item<'_>, notes: &mut Notes<'_>) -> (Wishes, Option<Vm>) {
     item.thing = format!("vm number {}", index.saturating_add(1));
-    let mut wishes = Wishes { thing: item.thing.clone(), name: None, cpus: Vec::new(), devices: Vec::new() };
+    let mut wishes = Wishes {
+        thing: item.thing.clone(),
+        position: notes.position(item.offset),
+        name: None,
+        cpus: Vec::new(),
+        memory: None,
+        image: None,
+        devices: Vec::new(),
+        allow: Vec::new(),
+    };
     let Some(section) = Section::of(item, notes) else { return (wishes, None) };
     let vm = read_keys(section, &mut wishes);
     (wishes, vm)
@@ -45,16 +66,20 @@ fn read_keys(mut section: Section<'_, '_, '_>, wishes: &mut Wishes) -> Option<Vm
     }
     let cpus = section.require("cpus", "cpus = [0]").and_then(|item| cpus(item, section.notes()));
     let memory = section.require("memory", "memory = \"512M\"").and_then(|item| item.read_as(memory, section.notes()));
-    let image = section
-        .require("image", "image = { multiboot = { image = \"guests/guest.elf\" } }")
-        .and_then(|item| image::read(item, section.notes()));
+    let image = section.require("image", "image = { multiboot = { image = \"guests/guest.elf\" } }").and_then(|item| {
+        let position = section.notes().position(item.offset);
+        image::read(item, section.notes()).map(|value| Placed { value, position })
+    });
     let debug_exit = section.read("debug_exit").is_some_and(|debug_exit| debug_exit.value);
     let devices = section.array("devices").unwrap_or_default();
     let devices: Vec<_> = devices.into_iter().filter_map(|item| item.read_as(device, section.notes())).collect();
-    wishes.cpus = cpus.clone().unwrap_or_default();
-    wishes.devices = devices.clone();
     let allow = section.array("allow").unwrap_or_default();
     let allow = overrides(allow, section.notes());
+    wishes.cpus = cpus.clone().unwrap_or_default();
+    wishes.memory = memory;
+    wishes.image = image.clone();
+    wishes.devices = devices.clone();
+    wishes.allow = allow.clone();
     let on_reset = section.read("on_reset").map(|on_reset| on_reset.value).unwrap_or_default();
     let restarts = section.read("restarts");
     if let (OnReset::Stop, Some(restarts)) = (on_reset, &restarts) {
@@ -66,7 +91,7 @@ fn read_keys(mut section: Section<'_, '_, '_>, wishes: &mut Wishes) -> Option<Vm
         name: name?,
         cpus: cpus?,
         memory: memory?,
-        image: image?,
+        image: image?.value,
         debug_exit,
         devices,
         allow,

@@ -17,8 +17,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-pub use attach::Candidate;
 use attach::Joined;
+pub use attach::{Candidate, check_function};
 pub use error::ContainerError;
 use iommu::address::{HostPhysical, Iova, PAGE_SIZE};
 pub use ranges::INTERRUPT_WINDOW;

@@ -23,7 +23,7 @@ pub use error::DeviceError;
 pub use info::{BarPart, DeviceInfo, RegionFlags, RegionInfo};
 use iommu::address::PciAddress;
 
-use crate::config::{VirtualConfiguration, register};
+use crate::config::{Layout, VirtualConfiguration, register};
 use crate::door::{ConfigurationSpace, Machine, Owner};
 use crate::group::{DevicePin, Group};
 use crate::interrupt::Interrupts;
@@ -100,14 +100,8 @@ impl<M: Machine> Device<M> {
             _ => 0,
         };
         let configuration = Box::new(VirtualConfiguration::new(&space, bars, interrupt_pin));
-        let msix = match configuration.layout().msix {
-            Some(at) => {
-                let geometry = MsixGeometry::read(&space, at, &bars)
-                    .map_err(|defect| DeviceError::MsixDefect { function: address, defect })?;
-                Some((geometry, MsixTable::new(geometry.size)))
-            }
-            None => None,
-        };
+        let msix = msix_of(&space, address, &configuration.layout(), &bars)?
+            .map(|geometry| (geometry, MsixTable::new(geometry.size)));
         let msix_size = msix.as_ref().map_or(0, |(geometry, _)| usize::from(geometry.size));
         let msi_size = usize::try_from(configuration.msi_capacity()).unwrap_or(0);
         let saved = SavedState::save(&space);
@@ -226,6 +220,31 @@ impl<M: Machine> Drop for Device<M> {
             log::warn!("{}: {error}", self.address);
         }
     }
+}
+
+/// Whether [`Device::open`] could take the function at `address`, as far as its configuration space tells: it answers,
+/// and its MSI-X capability fits its BARs. The function must be idle; it is left as it was.
+///
+/// # Errors
+///
+/// [`DeviceError::NoAnswer`], [`DeviceError::MsixDefect`].
+pub fn check_function(space: &impl ConfigurationSpace, address: PciAddress) -> Result<(), DeviceError> {
+    if space.read_u16(register::VENDOR) == 0xffff {
+        return Err(DeviceError::NoAnswer(address));
+    }
+    let bars = Bars::probe(space);
+    let layout = VirtualConfiguration::new(space, bars, 0).layout();
+    msix_of(space, address, &layout, &bars).map(drop)
+}
+
+fn msix_of(
+    space: &impl ConfigurationSpace,
+    function: PciAddress,
+    layout: &Layout,
+    bars: &Bars,
+) -> Result<Option<MsixGeometry>, DeviceError> {
+    let geometry = layout.msix.map(|at| MsixGeometry::read(space, at, bars));
+    geometry.transpose().map_err(|defect| DeviceError::MsixDefect { function, defect })
 }
 
 /// Whether the function's interrupt-disable bit can be set; functions older than PCI 2.3 have none.

@@ -40,9 +40,10 @@ pub struct Handoff {
     pub kernel: Range,
     /// The kernel's ELF file, for its symbols.
     pub kernel_file: Range,
-    /// The configuration file's text (UTF-8, checked by the loader).
+    /// The configuration file's text: UTF-8 and TOML, which the loader checked. Whatever else is wrong with it is the
+    /// kernel's to report.
     pub configuration: Range,
-    /// An array of [`Module`]: the files that the configuration names, each once.
+    /// An array of [`Module`]: the files that the configuration names, each once, but for those that are absent.
     pub modules: Array,
     /// The screen, with `address` 0 where firmware has none.
     pub framebuffer: Framebuffer,

@@ -15,10 +15,9 @@ mod serial;
 mod volume;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::convert::Infallible;
 
-use configuration::{Configuration, Machine};
+use configuration::Reading;
 use handoff::{Array, Handoff, MemoryKind, MemoryRegion};
 use uefi::Status;
 
@@ -45,10 +44,10 @@ fn run() -> Result<Infallible, BootError> {
     let processor = processor::check()?;
     let mut volume = Volume::open()?;
     let text = volume.read(CONFIGURATION)?;
-    let configuration = read_configuration(&text, &mut volume)?;
+    let reading = read_configuration(&text)?;
     let kernel_file = volume.read(KERNEL)?;
     let kernel = place::load(&kernel_file)?;
-    let modules = modules::read(&configuration, &mut volume)?;
+    let modules = modules::read(&reading, &mut volume)?;
     let framebuffer = firmware::framebuffer();
     let rsdp = firmware::rsdp().ok_or(BootError::NoAcpi)?;
     drop(volume);
@@ -77,14 +76,19 @@ fn run() -> Result<Infallible, BootError> {
     jump::to_kernel(trampoline, root, stack, kernel.entry, handoff)
 }
 
-/// The configuration, if it is one and everything that it names is on the volume.
-fn read_configuration(text: &Pages, volume: &mut Volume) -> Result<Configuration, BootError> {
+/// What the configuration names. Of its mistakes only those end the boot here that leave it unread: the kernel reports
+/// all others, with what the machine has against it, in one list.
+fn read_configuration(text: &Pages) -> Result<Reading, BootError> {
     let text = core::str::from_utf8(text.bytes()).map_err(|error| BootError::NotText(error.valid_up_to()))?;
-    let configuration = configuration::parse(text).map_err(BootError::Configuration)?;
-    let files: Vec<&str> =
-        configuration.files().into_iter().map(|file| file.value.as_str()).filter(|path| volume.holds(path)).collect();
-    let problems = configuration.check(&Machine { files: Some(&files), ..Machine::default() });
-    if problems.is_empty() { Ok(configuration) } else { Err(BootError::Configuration(problems)) }
+    let reading = configuration::read(text);
+    match reading.problems().len() {
+        0 => Ok(reading),
+        _ if !reading.is_toml() => Err(BootError::Configuration(reading.problems().to_vec())),
+        count => {
+            say!("{CONFIGURATION} has {count} problem(s); they are listed with those that the machine has with it.");
+            Ok(reading)
+        }
+    }
 }
 
 /// A region that holds nothing.

@@ -32,9 +32,9 @@ impl Volume {
         Ok(Self { root, _file_system: file_system })
     }
 
-    /// Whether there is such a file.
+    /// Whether there is such a file, be it one that cannot be read.
     pub(super) fn holds(&mut self, path: &str) -> bool {
-        self.open_file(path).is_ok()
+        !matches!(self.open_file(path), Err(Status::NOT_FOUND))
     }
 
     /// Reads a whole file, with its progress on the console if it is large. `path` has `/` between its parts.

@@ -268,6 +268,11 @@ impl fmt::Debug for AssignedFunction {
     }
 }
 
+/// The BARs of a function as the virtual bus of its VM will show them.
+pub fn shown_bars(function: &pci::Function) -> [Option<Bar>; BARS] {
+    function.bars.map(|bar| bar.as_ref().map(shown))
+}
+
 /// A BAR of the machine as the virtual bus shows it.
 fn shown(bar: &pci::Bar) -> Bar {
     let (kind, prefetchable) = match bar.kind {

@@ -3,6 +3,7 @@
 
 mod assigned;
 mod assignments;
+mod check;
 mod dma_windows;
 mod doubt;
 mod entries;
@@ -20,12 +21,13 @@ mod windows;
 
 pub use assigned::{AssignError, Assigned, Recipient};
 pub use assignments::{Assignments, Plan};
+pub use check::Wanted;
 pub use dma_windows::{DmaWindows, WindowError};
 pub use doubt::{Doubt, Kept};
 pub use entries::Entries;
 pub use event::Target;
 pub use events::Events;
-pub use function::{AssignedFunction, Doors};
+pub use function::{AssignedFunction, Doors, shown_bars};
 pub use machine::KernelMachine;
 pub use remapping::{Line, Remapping};
 pub use route::Mailbox;

@@ -84,7 +84,9 @@ impl RemappingHardware for Remapping {
         let unit = self.driver.unit_of(function).and_then(|unit| self.driver.units().get(unit));
         let unit = unit.ok_or(RemappingError::NoUnit)?;
         let (capability, extended) = (unit.capability(), unit.extended());
-        let width = u32::from(capability.maximum_width().clamp(12, 57));
+        // As the driver makes domains: four levels or three, five where nothing less is walked.
+        let levels = [(4, 48), (3, 39)].into_iter().find(|(levels, _)| capability.walks_levels(*levels));
+        let width = u32::from(capability.maximum_width().clamp(12, levels.map_or(57, |(_, bits)| bits)));
         Ok(RemappingCapabilities {
             interrupt_remapping: matches!(self.driver.interrupt_remapping(), InterruptRemapping::On { .. }),
             // 4 KiB always; SLLPS bit 0 is 2 MiB, bit 1 is 1 GiB.

@@ -116,7 +116,7 @@ fn ranges(map: &AddressMap) -> (Vec<Range<u64>>, Vec<Range<u64>>) {
 }
 
 /// Bytes of all 64-bit BARs.
-fn bytes_64<'a>(functions: impl Iterator<Item = &'a pci::Function>) -> u64 {
+pub(super) fn bytes_64<'a>(functions: impl Iterator<Item = &'a pci::Function>) -> u64 {
     let bars = functions.flat_map(|function| function.bars.iter().flatten());
     bars.filter(|bar| matches!(bar.kind, pci::BarKind::Memory64 { .. }))
         .fold(0, |sum: u64, bar| sum.saturating_add(bar.size.max(4096)))
@@ -149,31 +149,8 @@ fn machine(
     assigned: &Assigned,
 ) -> Result<Vm<GuestMemory>, StartError> {
     let functions = assigned.functions().iter().map(|function| function.clone() as Arc<dyn VirtualFunction>).collect();
-    let file = |path: &str| find(&schedule.files, path);
-    let modules;
-    let image = match &slot.configuration.image {
-        configuration::Image::Linux(linux) => Image::Linux(Linux {
-            kernel: file(&linux.kernel.value)?,
-            initrd: linux.initrd.as_ref().map(|initrd| file(&initrd.value)).transpose()?,
-            command_line: &linux.cmdline,
-        }),
-        configuration::Image::Multiboot(multiboot) => {
-            modules = multiboot
-                .modules
-                .iter()
-                .map(|module| {
-                    let path = &module.path.value;
-                    Ok(Module { name: path, data: file(path)?, command_line: &module.cmdline })
-                })
-                .collect::<Result<Vec<_>, _>>()?;
-            Image::Multiboot(Multiboot {
-                name: &multiboot.image.value,
-                image: file(&multiboot.image.value)?,
-                command_line: &multiboot.cmdline,
-                modules: &modules,
-            })
-        }
-    };
+    let mut modules = Vec::new();
+    let image = image(Files(&schedule.files), &slot.configuration.image, &mut modules)?;
     let windows = assigned.dma_windows(memory.blocks());
     let parts = Parts {
         map,
@@ -189,6 +166,44 @@ fn machine(
     Vm::build(parts).map_err(StartError::Build)
 }
 
-fn find(files: &[File], path: &str) -> Result<&'static [u8], StartError> {
-    files.iter().find(|file| file.path == path).map(|file| file.bytes).ok_or_else(|| StartError::NoFile(path.into()))
+/// What the loader brought.
+#[derive(Clone, Copy)]
+pub(super) struct Files<'a>(pub(super) &'a [File]);
+
+impl Files<'_> {
+    fn find(self, path: &str) -> Result<&'static [u8], StartError> {
+        let found = self.0.iter().find(|file| file.path == path);
+        found.map(|file| file.bytes).ok_or_else(|| StartError::NoFile(path.into()))
+    }
+}
+
+/// What a VM runs, with its files; `modules` is where those of a Multiboot image are listed.
+///
+/// # Errors
+///
+/// [`StartError::NoFile`].
+pub(super) fn image<'a>(
+    files: Files<'_>,
+    image: &'a configuration::Image,
+    modules: &'a mut Vec<Module<'a>>,
+) -> Result<Image<'a>, StartError> {
+    match image {
+        configuration::Image::Linux(linux) => Ok(Image::Linux(Linux {
+            kernel: files.find(&linux.kernel.value)?,
+            initrd: linux.initrd.as_ref().map(|initrd| files.find(&initrd.value)).transpose()?,
+            command_line: &linux.cmdline,
+        })),
+        configuration::Image::Multiboot(multiboot) => {
+            for module in &multiboot.modules {
+                let name = &module.path.value;
+                modules.push(Module { name, data: files.find(name)?, command_line: &module.cmdline });
+            }
+            Ok(Image::Multiboot(Multiboot {
+                name: &multiboot.image.value,
+                image: files.find(&multiboot.image.value)?,
+                command_line: &multiboot.cmdline,
+                modules,
+            }))
+        }
+    }
 }

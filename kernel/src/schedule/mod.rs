@@ -4,6 +4,7 @@
 //! takes it apart. All CPUs share one [`Schedule`], made before the others start and never changed.
 
 mod build;
+mod check;
 mod faults;
 mod life;
 mod run;
@@ -15,19 +16,20 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::AtomicUsize;
 
-use configuration::{AtEnd, Configuration};
+use configuration::AtEnd;
 use iommu::address::PciAddress;
 use iommu::driver::InterruptRemapping;
 use iommu::interrupt::entry::DestinationFormat;
-use log::{error, info, warn};
+use log::{error, info};
 use passthrough::door::Owner;
 use spin::Once;
 
+use self::check::Fitting;
 pub use self::life::{Life, Phase};
 use self::slot::Slot;
 use crate::assignment::{Assignments, Events, Plan};
 use crate::cpu::{self, ApicMode};
-use crate::memory::{NestedPaging, frames, memory_map};
+use crate::memory::{NestedPaging, memory_map};
 use crate::platform::acpi::Fadt;
 use crate::platform::{self, File, Machine, pci};
 use crate::vapic::ApicBus;
@@ -74,8 +76,9 @@ impl Schedule {
 
 /// Starts the VMs of the configuration on this machine. Called once, on the boot CPU, before the others are started.
 pub fn begin(machine: Machine) -> ! {
-    let configuration = configuration::parse(machine.files.configuration).unwrap_or_else(|problems| refuse(&problems));
-    let buses: Vec<_> = configuration.vms.iter().map(bus).collect();
+    // With mistakes, too: the report has them together with what the machine has against the rest.
+    let reading = configuration::read(machine.files.configuration);
+    let buses: Vec<_> = reading.configuration().iter().flat_map(|right| &right.vms).map(bus).collect();
     let events = Events::keep(buses.clone());
     let plan = Plan {
         dmar: machine.tables.dmar().ok(),
@@ -91,9 +94,11 @@ pub fn begin(machine: Machine) -> ! {
         start::stop(&refusal);
     }
 
-    let claims = check(&configuration, &machine);
-    let slots = slots(&configuration, buses, claims, &assignments);
-    let (at_end, files, left) = (configuration.at_end, machine.files.named.clone(), AtomicUsize::new(slots.len()));
+    let files = machine.files.named.clone();
+    let Fitting { configuration, vms } =
+        check::check(reading, &files, &assignments).unwrap_or_else(|problems| refuse(&problems));
+    let slots = slots(configuration.vms, vms, buses);
+    let (at_end, left) = (configuration.at_end, AtomicUsize::new(slots.len()));
     let fadt = machine.fadt;
     let shared = SCHEDULE.call_once(|| Schedule { fadt, at_end, files, slots, assignments, left });
     faults::listen(shared);
@@ -127,71 +132,19 @@ fn apic_mode(assignments: &Assignments) -> ApicMode {
     }
 }
 
-/// The configuration against the machine: the functions that it gives away, or every problem and a stop.
-fn check(configuration: &Configuration, machine: &Machine) -> Vec<configuration::Claim> {
-    let functions: Vec<_> = machine
-        .functions
-        .iter()
-        .filter(|function| !function.is_bridge())
-        .map(|function| configuration::Function {
-            address: configuration::FunctionAddress {
-                segment: function.address.segment,
-                bus: function.address.source.bus(),
-                device: function.address.source.device(),
-                function: function.address.source.function(),
-            },
-            vendor: function.vendor,
-            device: function.device,
-        })
-        .collect();
-    let files: Vec<&str> = machine.files.named.iter().map(|file| file.path).collect();
-    let problems = configuration.check(&configuration::Machine {
-        cpus: Some(cpu::count()),
-        free_memory: Some((frames().totals().free_for_vms as u64).saturating_mul(4096)),
-        files: Some(&files),
-        functions: Some(&functions),
-    });
-    if !problems.is_empty() {
-        refuse(&problems);
-    }
-    configuration.claims(&functions).0
-}
-
 /// Says every problem of the configuration, and stops.
 fn refuse(problems: &[configuration::Problem]) -> ! {
+    error!(target: "config", "postern.toml has {} problem(s):", problems.len());
     for problem in problems {
-        error!(target: "config", "postern.toml: {problem}");
+        error!(target: "config", "  {problem}");
     }
-    start::stop(&"the configuration does not fit this machine; the lines above say what to change")
+    error!(target: "config", "No guest was started. Correct the file and start again.");
+    start::stop(&"the configuration cannot be carried out on this machine; the lines above say what to change")
 }
 
-fn slots(
-    configuration: &Configuration,
-    buses: Vec<Arc<ApicBus>>,
-    claims: Vec<configuration::Claim>,
-    assignments: &Assignments,
-) -> Vec<Slot> {
-    let numbered = (0u16..).zip(configuration.vms.iter().zip(buses));
-    numbered
-        .map(|(number, (vm, bus))| {
-            let owner = Owner::new(number, &vm.name.value);
-            let mine = claims.iter().filter(|claim| claim.vm == usize::from(number));
-            let functions: Vec<_> = mine
-                .map(|claim| {
-                    let address = claim.address;
-                    PciAddress::new(address.segment, address.bus, address.device, address.function)
-                })
-                .collect();
-            for &function in &functions {
-                // The configuration claims nothing twice, so only a bridge or an absent function is refused here; the
-                // VM's start then fails with the reason.
-                if let Err(refusal) = assignments.registry().claim(function, &owner) {
-                    warn!("{}: {refusal}", vm.name.value);
-                }
-            }
-            Slot::new(owner, vm.clone(), functions, bus)
-        })
-        .collect()
+fn slots(vms: Vec<configuration::Vm>, owners: Vec<(Owner, Vec<PciAddress>)>, buses: Vec<Arc<ApicBus>>) -> Vec<Slot> {
+    let all = vms.into_iter().zip(owners).zip(buses);
+    all.map(|((vm, (owner, functions)), bus)| Slot::new(owner, vm, functions, bus)).collect()
 }
 
 /// The functions of the machine as a tree, each with its group.

@@ -101,21 +101,30 @@ impl<M: GuestMemory> Vm<M> {
     /// [`BuildError`]; BARs that were placed are taken back, and the parts are dropped.
     pub fn build(parts: Parts<'_, M>) -> Result<Self, BuildError> {
         let Parts { map, memory, functions, bus, image, debug_exit, host, wall } = parts;
-        let count = bus.endpoints().len();
-        let cpus = u8::try_from(count).ok().filter(|cpus| *cpus <= CPUS_MAXIMUM).ok_or(BuildError::Cpus(count))?;
-        let root_pointer = acpi::write(&map, cpus, memory.as_ref()).map_err(BuildError::Acpi)?;
-        let target = Target { map: &map, memory: memory.as_ref(), root_pointer };
-        let start = match image {
-            Image::Linux(linux) => linux::load(target, linux).map_err(LoadError::from),
-            Image::Multiboot(multiboot) => multiboot::load(target, multiboot).map_err(LoadError::from),
-        }
-        .map_err(BuildError::Load)?;
+        let start = load(&map, bus.endpoints().len(), memory.as_ref(), image)?;
         let pci = VirtualPciBus::new(map.clone(), functions).map_err(BuildError::Pci)?;
         pci.activate();
         let wiring = Wiring::new(bus, wall, host.nanoseconds());
         let (ended, counters) = (Mutex::new(None), Counters::default());
         Ok(Self { map, memory, wiring, pci, host, debug_exit, start, ended, counters })
     }
+}
+
+/// Fills a VM's RAM: its tables, then its image. Gives the state in which its first virtual CPU begins.
+pub(super) fn load(
+    map: &AddressMap,
+    cpus: usize,
+    memory: &dyn GuestMemory,
+    image: Image<'_>,
+) -> Result<Start, BuildError> {
+    let cpus = u8::try_from(cpus).ok().filter(|cpus| *cpus <= CPUS_MAXIMUM).ok_or(BuildError::Cpus(cpus))?;
+    let root_pointer = acpi::write(map, cpus, memory).map_err(BuildError::Acpi)?;
+    let target = Target { map, memory, root_pointer };
+    match image {
+        Image::Linux(linux) => linux::load(target, linux).map_err(LoadError::from),
+        Image::Multiboot(multiboot) => multiboot::load(target, multiboot).map_err(LoadError::from),
+    }
+    .map_err(BuildError::Load)
 }
 
 impl<M> Vm<M> {

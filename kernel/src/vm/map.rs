@@ -140,6 +140,13 @@ pub enum MapError {
         /// The bytes that the BARs need.
         bytes: u64,
     },
+    /// The processor has no such addresses.
+    Width {
+        /// The first address behind RAM and windows.
+        end: u64,
+        /// The processor's physical address bits.
+        bits: u8,
+    },
 }
 
 impl fmt::Display for MapError {
@@ -154,6 +161,11 @@ impl fmt::Display for MapError {
                 f,
                 "the 64-bit BARs of the assigned functions need {bytes:#x} bytes, and a VM's 64-bit PCI window has at \
                  most {WINDOW_64_MAXIMUM:#x}; assign fewer functions to this VM"
+            ),
+            Self::Width { end, bits } => write!(
+                f,
+                "the VM's RAM and PCI windows end at {end:#x}, and this processor's physical addresses have {bits} \
+                 bits; give the VM less `memory`, or functions with smaller BARs"
             ),
         }
     }
@@ -208,6 +220,16 @@ impl AddressMap {
         region(HIGH_MEMORY, HIGH_MEMORY + high_memory, RegionKind::Memory);
         region(window_64.start, window_64.end(), RegionKind::PciWindow);
         Ok(Self { regions, low_memory, high_memory, window_64 })
+    }
+
+    /// Whether a guest that is told of `bits` physical address bits, as many as the processor has, can reach all of it.
+    ///
+    /// # Errors
+    /// [`MapError::Width`] when it cannot.
+    pub fn check_width(&self, bits: u8) -> Result<(), MapError> {
+        let end = self.window_64.end();
+        let limit = 1u64.checked_shl(bits.into()).unwrap_or(u64::MAX);
+        if end <= limit { Ok(()) } else { Err(MapError::Width { end, bits }) }
     }
 
     /// All rows, sorted by address.
@@ -313,6 +335,16 @@ mod tests {
             assert_eq!(AddressMap::new(bytes, 0), Err(MapError::Memory { bytes }));
         }
         assert_eq!(AddressMap::new(GIB, u64::MAX), Err(MapError::Window { bytes: u64::MAX }));
+    }
+
+    #[test]
+    fn a_map_that_passes_the_processors_addresses_is_refused() {
+        let map = AddressMap::new(64 * GIB, 0).unwrap();
+        assert_eq!(map.check_width(36), Err(MapError::Width { end: 67 * GIB, bits: 36 }));
+        assert_eq!(map.check_width(37), Ok(()));
+        let window = AddressMap::new(GIB, 32 * GIB).unwrap();
+        assert_eq!(window.check_width(36), Err(MapError::Width { end: 128 * GIB, bits: 36 }));
+        assert_eq!(window.check_width(64), Ok(()));
     }
 
     proptest! {

@@ -24,6 +24,7 @@ pub mod map;
 pub mod memory;
 pub mod pci;
 mod ports;
+pub mod rehearsal;
 mod restarts;
 pub mod wall_clock;
 mod wiring;

@@ -1,11 +1,12 @@
 //! Groups in and out of a container: who gets which domain.
 
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use iommu::address::{PAGE_SIZE, PciAddress, SourceId};
 
 use super::ranges::UsableRanges;
-use super::{ALL_PAGE_SIZES, ContainerError, IommuType, State};
+use super::{ALL_PAGE_SIZES, ContainerError, IommuType, Policy, State};
 use crate::door::{RemappingError, RemappingHardware, ReservedKind};
 use crate::topology::GroupId;
 
@@ -30,6 +31,53 @@ pub(super) struct Joined<D> {
 struct Usable {
     ranges: UsableRanges,
     page_sizes: u64,
+}
+
+/// What a container with this policy would refuse `function` for, if memory were mapped at `ranges`. Nothing is taken or
+/// changed: a configuration is judged so before any of it is carried out.
+///
+/// # Errors
+///
+/// The first rule that is broken.
+pub fn check_function<R: RemappingHardware>(
+    remapping: &R,
+    policy: Policy,
+    function: PciAddress,
+    ranges: impl IntoIterator<Item = RangeInclusive<u64>>,
+) -> Result<(), ContainerError> {
+    let mut usable = Usable { ranges: UsableRanges::new(), page_sizes: ALL_PAGE_SIZES };
+    admit(remapping, policy, function, &mut usable)?;
+    match ranges.into_iter().find(|range| !usable.ranges.contain(range)) {
+        Some(existing) => Err(ContainerError::MappingNotUsable { function, existing }),
+        None => Ok(()),
+    }
+}
+
+/// The rules for one function by itself; narrows what is usable by what it cannot reach.
+fn admit<R: RemappingHardware>(
+    remapping: &R,
+    policy: Policy,
+    function: PciAddress,
+    usable: &mut Usable,
+) -> Result<(), ContainerError> {
+    let capabilities = remapping
+        .capabilities(function)
+        .map_err(|source| ContainerError::Remapping { function: Some(function), source })?;
+    if !capabilities.interrupt_remapping && !policy.unsafe_interrupts {
+        return Err(ContainerError::NoInterruptRemapping(function));
+    }
+    usable.ranges.end_at(capabilities.last_address);
+    usable.page_sizes &= capabilities.page_sizes | PAGE_SIZE;
+    for reserved in remapping.reserved(function) {
+        match reserved.kind {
+            ReservedKind::DirectRelaxable => {}
+            ReservedKind::Direct => {
+                return Err(ContainerError::RequiredMemory { function, range: reserved.range });
+            }
+            ReservedKind::Interrupt | ReservedKind::Reserved => usable.ranges.exclude(&reserved.range),
+        }
+    }
+    Ok(())
 }
 
 impl<R: RemappingHardware> State<R> {
@@ -88,7 +136,7 @@ impl<R: RemappingHardware> State<R> {
         };
         let mut usable = Usable { ranges: self.ranges.clone(), page_sizes: self.page_sizes };
         for &(function, _) in &candidate.functions {
-            self.admit(function, &mut usable)?;
+            self.narrow(function, &mut usable)?;
         }
 
         let mut chosen = None;
@@ -122,25 +170,8 @@ impl<R: RemappingHardware> State<R> {
     }
 
     /// The rules for one function; narrows what is usable by what it cannot reach.
-    fn admit(&self, function: PciAddress, usable: &mut Usable) -> Result<(), ContainerError> {
-        let capabilities = self
-            .remapping
-            .capabilities(function)
-            .map_err(|source| ContainerError::Remapping { function: Some(function), source })?;
-        if !capabilities.interrupt_remapping && !self.policy.unsafe_interrupts {
-            return Err(ContainerError::NoInterruptRemapping(function));
-        }
-        usable.ranges.end_at(capabilities.last_address);
-        usable.page_sizes &= capabilities.page_sizes | PAGE_SIZE;
-        for reserved in self.remapping.reserved(function) {
-            match reserved.kind {
-                ReservedKind::DirectRelaxable => {}
-                ReservedKind::Direct => {
-                    return Err(ContainerError::RequiredMemory { function, range: reserved.range });
-                }
-                ReservedKind::Interrupt | ReservedKind::Reserved => usable.ranges.exclude(&reserved.range),
-            }
-        }
+    fn narrow(&self, function: PciAddress, usable: &mut Usable) -> Result<(), ContainerError> {
+        admit(&self.remapping, self.policy, function, usable)?;
         match self.mappings.values().find(|mapping| !usable.ranges.contain(&mapping.range())) {
             Some(mapping) => Err(ContainerError::MappingNotUsable { function, existing: mapping.range() }),
             None => Ok(()),
@@ -194,7 +225,7 @@ impl<R: RemappingHardware> State<R> {
         let attached = self.groups.iter().filter(|joined| joined.domain.is_some());
         for &(function, _) in attached.flat_map(|joined| &joined.candidate.functions) {
             // They were admitted once; a function that is refused now narrows nothing.
-            let _: Result<(), ContainerError> = self.admit(function, &mut usable);
+            let _: Result<(), ContainerError> = self.narrow(function, &mut usable);
         }
         (self.ranges, self.page_sizes) = (usable.ranges, usable.page_sizes);
     }

@@ -207,6 +207,27 @@ fn functions_that_cannot_be_isolated_are_refused_by_name() {
 }
 
 #[test]
+fn a_function_is_judged_as_a_container_would_without_taking_anything() {
+    let remapping = FakeRemapping::default();
+    remapping.reserve(B, 0x1000..=0x1fff, ReservedKind::Reserved);
+    let judge = |function, range| check_function(&remapping, Policy::default(), function, [range]);
+    assert_eq!(judge(A, 0..=(1 << 39) - 1).unwrap_err().errno(), Errno::EINVAL, "the interrupt window is in it");
+    let beyond = 1 << 39..=(1 << 39) + 0xfff;
+    assert_eq!(judge(A, beyond.clone()), Err(ContainerError::MappingNotUsable { function: A, existing: beyond }));
+    assert_eq!(judge(A, 0..=0x1fff), Ok(()));
+    assert_eq!(judge(B, 0..=0x1fff), Err(ContainerError::MappingNotUsable { function: B, existing: 0..=0x1fff }));
+    let mut capabilities = remapping.capabilities(A).unwrap();
+    capabilities.interrupt_remapping = false;
+    remapping.set_capabilities(A, capabilities);
+    assert_eq!(judge(A, 0..=0xfff), Err(ContainerError::NoInterruptRemapping(A)));
+    let policy = Policy { unsafe_interrupts: true, ..Policy::default() };
+    assert_eq!(check_function(&remapping, policy, A, []), Ok(()));
+    remapping.reserve(B, 0x7000_0000..=0x70ff_ffff, ReservedKind::Direct);
+    assert!(matches!(judge(B, 0x2000..=0x2fff), Err(ContainerError::RequiredMemory { function: B, .. })));
+    assert_eq!(remapping.books(), Default::default());
+}
+
+#[test]
 fn the_nearest_mapping_is_found() {
     let remapping = FakeRemapping::default();
     let container = ready(&remapping);

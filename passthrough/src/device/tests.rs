@@ -216,6 +216,7 @@ fn an_msix_capability_that_contradicts_the_bars_is_named() {
         bench.function.put(offset::MSI_X + 4, 4, table, 0);
         bench.function.put(offset::MSI_X + 8, 4, pending, 0);
         let expected = DeviceError::MsixDefect { function: ENDPOINT, defect: expected };
+        assert_eq!(check_function(&bench.function, ENDPOINT), Err(expected.clone()));
         assert_eq!(bench.try_open().unwrap_err(), expected, "{table:#x} {pending:#x}");
         assert_eq!(bench.remapping.books(), Default::default());
     }

@@ -67,9 +67,11 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::First => f.write_str("stands alone or came first"),
-            Self::Alias { bridge } => write!(f, "bridge {bridge} signs the requests of all functions below it"),
+            Self::Alias { bridge } => {
+                write!(f, "is below {bridge}, which signs the requests of all functions below it")
+            }
             Self::NeighbourAlias { neighbour } => write!(f, "signs its requests with the id of {neighbour}"),
-            Self::NotIsolated { at, leak, .. } => write!(f, "{at} above it {leak}"),
+            Self::NotIsolated { at, leak, .. } => write!(f, "is below {at}, which {leak}"),
             Self::Multifunction { sibling, leak } => {
                 write!(f, "is a function of the same device as {sibling}, and {leak}")
             }

@@ -77,7 +77,7 @@ fn a_root_port_without_acs_takes_what_is_below() {
     assert_eq!(partition(&functions), [[at(0, 4, 0), at(1, 0, 0)]]);
     let reason = reason(&functions, at(1, 0, 0));
     assert_eq!(reason, Reason::NotIsolated { bridge: at(0, 4, 0), at: at(0, 4, 0), leak: Leak::NoAcs });
-    assert_eq!(reason.to_string(), "0000:00:04.0 above it has no access control (ACS)");
+    assert_eq!(reason.to_string(), "is below 0000:00:04.0, which has no access control (ACS)");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn what_a_port_cannot_do_counts_as_done_and_what_is_off_is_named() {
     assert_eq!(partition(&functions).len(), 1);
     assert_eq!(
         reason(&functions, at(1, 0, 0)).to_string(),
-        "0000:00:04.0 above it has these access controls (ACS) switched off: request redirect (RR) \
+        "is below 0000:00:04.0, which has these access controls (ACS) switched off: request redirect (RR) \
          completion redirect (CR) upstream forwarding (UF)"
     );
 }

@@ -23,7 +23,7 @@ pub struct Own {
 
 /// The loader, the kernel, this configuration and the guests' files that it names.
 ///
-/// A configuration with mistakes is put on the volume as it is: finding them is the loader's task.
+/// A configuration with mistakes is put on the volume as it is: finding them is Postern's task.
 ///
 /// # Errors
 /// When the configuration names a file that is neither the user's nor made here.
@@ -33,17 +33,12 @@ pub fn collect(tools: &Tools, configuration: &str, own: &Own) -> Result<Files> {
         ("postern-kernel.elf".to_owned(), Source::File(tools.images.kernel.clone())),
         ("postern.toml".to_owned(), Source::Bytes(configuration.as_bytes().to_vec())),
     ];
-    if let Ok(parsed) = configuration::parse(configuration) {
-        for path in parsed.files() {
-            match find(tools, &path.value, own)? {
-                Some(source) => files.push((path.value.clone(), source)),
-                None if own.may_be_absent => {}
-                None => bail!(
-                    "{}: the configuration names {}, which is not there{}",
-                    path.position,
-                    path.value,
-                    known(tools)
-                ),
+    for path in configuration::read(configuration).files() {
+        match find(tools, &path.value, own)? {
+            Some(source) => files.push((path.value.clone(), source)),
+            None if own.may_be_absent => {}
+            None => {
+                bail!("{}: the configuration names {}, which is not there{}", path.position, path.value, known(tools))
             }
         }
     }
