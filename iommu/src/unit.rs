@@ -12,6 +12,7 @@
 
 mod error;
 mod firmware;
+mod invalidation;
 pub(crate) mod probe;
 mod protection;
 
@@ -28,7 +29,7 @@ use crate::door::{Clock, Machine};
 use crate::fault::record::Records;
 use crate::interrupt::entry::DestinationFormat;
 use crate::interrupt::table::InterruptTable;
-use crate::queue::{Abilities, Descriptor, Queue, QueueError};
+use crate::queue::{Abilities, Descriptor, QueueError};
 use crate::registers::capability::{Capability, ExtendedCapability};
 use crate::registers::command::{Commander, OneShot, Switch};
 use crate::registers::status::{
@@ -36,6 +37,7 @@ use crate::registers::status::{
 };
 use crate::registers::{Window, map};
 use crate::table::ContextTables;
+use crate::unit::invalidation::Invalidation;
 
 /// The machine's time as a clock.
 pub(crate) struct Time<'a, M>(pub(crate) &'a M);
@@ -66,7 +68,7 @@ pub struct Unit<M: Machine> {
     pub(crate) contexts: Mutex<ContextTables<M::Frames>>,
     pub(crate) interrupts: Option<Mutex<InterruptTable<M::Frames>>>,
     format: DestinationFormat,
-    queue: Mutex<Queue<M::Frames>>,
+    queue: Mutex<Invalidation<M::Frames>>,
     records: Mutex<Records>,
     /// The hardware knows addresses of the structures: they must outlive its use of them.
     known_to_hardware: AtomicBool,
@@ -81,7 +83,7 @@ impl<M: Machine> Unit<M> {
     pub fn new(machine: &M, probe: Probe<M>, interrupts: Option<InterruptPlan>) -> Result<Self, UnitError> {
         let frames = machine.frames();
         let coherent = probe.extended.coherent();
-        let queue = Queue::new(frames.clone(), probe.abilities())?;
+        let queue = Invalidation::new(frames.clone(), probe.extended, probe.abilities())?;
         let contexts = match ContextTables::new(frames.clone(), coherent) {
             Ok(contexts) => contexts,
             Err(error) => {
@@ -148,7 +150,8 @@ impl<M: Machine> Unit<M> {
         self.format
     }
 
-    /// Executes invalidations and waits for them; see [`Queue::submit`].
+    /// Executes invalidations and waits for them, with one submission where the unit has a queue; see
+    /// [`Queue::submit`](crate::queue::Queue::submit).
     pub fn invalidate(
         &self,
         machine: &M,
@@ -174,12 +177,15 @@ impl<M: Machine> Unit<M> {
         Ok(self.commander.lock().set(&self.window, &Time(machine), switch, on)?)
     }
 
-    /// Turns this driver's queue on. Firmware's is off.
+    /// Turns this driver's queue on, if the unit has one. Firmware's is off.
     pub(crate) fn enable_queue(&self, machine: &M) -> Result<(), UnitError> {
         self.known_to_hardware.store(true, Ordering::Relaxed);
         let mut queue = self.queue.lock();
         queue.enable(&self.window, &Time(machine), &mut self.commander.lock())?;
-        info!("unit {}: queued invalidation on, {} descriptors", self.base, queue.slots());
+        match queue.slots() {
+            Some(slots) => info!("unit {}: queued invalidation on, {slots} descriptors", self.base),
+            None => info!("unit {}: invalidation by register, since it has no queue (QI=0)", self.base),
+        }
         Ok(())
     }
 

@@ -316,7 +316,7 @@ fn suitable_entry<M: Machine>(
     if table.format().forces_snoop() && !extended.snoop_control() {
         return unsuitable("cannot force devices to snoop");
     }
-    if device_tlb && !extended.device_tlb() {
+    if device_tlb && !(extended.device_tlb() && extended.queued_invalidation()) {
         return unsuitable("serves no device TLBs");
     }
     let translation = if device_tlb { Translation::WithDeviceTlb } else { Translation::Untranslated };

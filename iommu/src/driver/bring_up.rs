@@ -198,6 +198,9 @@ fn choose_interrupts<M: Machine>(dmar: &Dmar, probes: &[Probe<M>], options: &Opt
     if let Some(probe) = probes.iter().find(|probe| !probe.extended().interrupt_remapping()) {
         return off(NoInterruptRemapping::Unit { base: probe.base() });
     }
+    if let Some(probe) = probes.iter().find(|probe| !probe.extended().queued_invalidation()) {
+        return off(NoInterruptRemapping::Queue { base: probe.base() });
+    }
     let wide = probes.iter().all(|probe| probe.extended().extended_interrupt_mode());
     let format = match (options.apic_mode, wide) {
         (ApicMode::X2Apic, true) => {

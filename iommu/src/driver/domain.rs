@@ -356,9 +356,15 @@ impl<M: Machine> Driver<M> {
             let Some(unit) = self.units.get(index) else { continue };
             let abilities = unit.abilities();
             let id = domain.id.0;
-            let pages = ranges.clone().map(|(first, length, links)| abilities.cover(id, first, length, !links));
+            let whole = ranges.clone().nth(abilities.domain_from - 1).is_some();
+            let pages = ranges
+                .clone()
+                .filter(|_| !whole)
+                .map(|(first, length, links)| abilities.cover(id, first, length, !links))
+                .chain(whole.then_some(Descriptor::Domain { domain: id }));
             let tlbs = domain.device_tlbs.iter().filter(|tlb| tlb.unit == index);
-            let device_pages = ranges.clone().flat_map(|(first, length, _)| {
+            let everything = whole.then_some((Iova::new(0), u64::MAX, true));
+            let device_pages = ranges.clone().filter(|_| !whole).chain(everything).flat_map(|(first, length, _)| {
                 tlbs.clone().filter_map(move |tlb| {
                     let block = Block::covering(first, length)?;
                     let DeviceTlb { source, depth, .. } = *tlb;

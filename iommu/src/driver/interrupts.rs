@@ -172,13 +172,18 @@ impl<M: Machine> Interrupts<'_, M> {
     /// The unit did not confirm; the entries are absent in memory and are never given to anybody again.
     pub fn free(&self, handle: Handle) -> Result<(), InterruptError> {
         let unit = self.unit(&handle)?;
-        for index in 0..handle.count {
-            self.set(unit, &handle, index, Entry::default())?;
-        }
-        if let Some(table) = &unit.interrupts {
-            self.driver.machine.without_interrupts(|| table.lock().free(handle.first, handle.count));
-        }
-        Ok(())
+        let Some(table) = &unit.interrupts else { return Ok(()) };
+        let machine = &self.driver.machine;
+        machine.without_interrupts(|| {
+            let mut table = table.lock();
+            if table.withdraw(handle.first, handle.count) {
+                // One submission for the whole block.
+                unit.invalidate(machine, unit.abilities().cover_interrupts(handle.first, handle.count))
+                    .map_err(|error| InterruptError::Invalidation(InvalidationError { base: unit.base(), error }))?;
+            }
+            table.free(handle.first, handle.count);
+            Ok(())
+        })
     }
 
     fn locate(&self, origin: Origin) -> Result<(usize, Source), InterruptError> {

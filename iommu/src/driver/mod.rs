@@ -91,6 +91,11 @@ pub enum NoInterruptRemapping {
         /// The unit's registers.
         base: crate::address::HostPhysical,
     },
+    /// A unit has no invalidation queue (ECAP.QI = 0), without which its interrupt entries cannot be changed safely.
+    Queue {
+        /// The unit's registers.
+        base: crate::address::HostPhysical,
+    },
 }
 
 impl core::fmt::Display for NoInterruptRemapping {
@@ -98,6 +103,9 @@ impl core::fmt::Display for NoInterruptRemapping {
         match self {
             Self::Platform => f.write_str("the DMAR table says that the platform does not remap interrupts"),
             Self::Unit { base } => write!(f, "the unit at {base} does not remap interrupts (ECAP.IR = 0)"),
+            Self::Queue { base } => {
+                write!(f, "the unit at {base} has no queue to invalidate interrupt entries by (ECAP.QI = 0)")
+            }
         }
     }
 }

@@ -125,6 +125,22 @@ impl<F: Frames> InterruptTable<F> {
         result
     }
 
+    /// Takes P away from `count` entries from `first` on. True if any was present: the caller owes the invalidation of
+    /// all of them.
+    pub fn withdraw(&mut self, first: u16, count: u16) -> bool {
+        let mut any = false;
+        for index in (0..count).filter_map(|index| first.checked_add(index)) {
+            let old = self.entry(index);
+            if let Some(pair) = self.pair(index)
+                && old.present()
+            {
+                self.store_low(pair, old.absent());
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Gives the frames back. The unit must not be able to reach them any more.
     pub fn release(self) {
         self.frames.free(self.base, self.entries() / PER_FRAME);

@@ -168,7 +168,15 @@ pub struct Abilities {
     pub page_mask: Option<u8>,
     /// ECAP.MHMV: the largest mask of interrupt entries.
     pub handle_mask: u8,
+    /// From so many invalidations of pages on, one of their whole domain is cheaper.
+    pub domain_from: usize,
 }
+
+/// [`Abilities::domain_from`] with a queue. A unit looks each block of pages up by itself, but keeps the rest of a domain
+/// that would otherwise have to be walked again; a submission of so many fits the queue with device TLBs beside it.
+const DOMAIN_FROM: usize = 65;
+/// Without one: each command is awaited by itself.
+const DOMAIN_FROM_BY_REGISTER: usize = 5;
 
 impl Abilities {
     /// Those of a unit with these capabilities.
@@ -182,6 +190,7 @@ impl Abilities {
                 None
             },
             handle_mask: extended.maximum_handle_mask() as u8,
+            domain_from: if extended.queued_invalidation() { DOMAIN_FROM } else { DOMAIN_FROM_BY_REGISTER },
         }
     }
 
@@ -195,6 +204,21 @@ impl Abilities {
             }
             _ => Descriptor::Domain { domain },
         }
+    }
+}
+
+impl Abilities {
+    /// The invalidations that cover `count` interrupt entries from `first` on, which is aligned to the power of two
+    /// above `count`: one block, or as many as the unit needs, or everything where those are too many. They may cover
+    /// other entries too.
+    pub fn cover_interrupts(self, first: u16, count: u16) -> impl Iterator<Item = Descriptor> + Clone {
+        let wanted = count.max(1).next_power_of_two().trailing_zeros() as u8;
+        let mask = wanted.min(self.handle_mask);
+        let blocks = count.max(1).div_ceil(1 << mask);
+        let all = usize::from(blocks) >= self.domain_from;
+        (0..if all { 0 } else { blocks })
+            .map(move |block| Descriptor::Interrupts { first: first.wrapping_add(block << mask), mask })
+            .chain(all.then_some(Descriptor::AllInterrupts))
     }
 }
 
@@ -287,11 +311,14 @@ pub const fn wait(status: u32, address: HostPhysical) -> Words {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const PLAIN: Abilities = Abilities { read_drain: false, write_drain: false, page_mask: Some(18), handle_mask: 15 };
+    const PLAIN: Abilities =
+        Abilities { read_drain: false, write_drain: false, page_mask: Some(18), handle_mask: 15, domain_from: 65 };
     const DRAINING: Abilities = Abilities { read_drain: true, write_drain: true, ..PLAIN };
 
     #[test]
@@ -359,6 +386,20 @@ mod tests {
         let without = Abilities { page_mask: None, ..PLAIN };
         assert_eq!(without.cover(3, first, 0x1000, false), Descriptor::Domain { domain: 3 });
         assert_eq!(PLAIN.cover(3, Iova::new(0), u64::MAX, false), Descriptor::Domain { domain: 3 });
+    }
+
+    #[test]
+    fn a_block_of_interrupts_is_one_invalidation_where_the_unit_takes_it() {
+        let cover =
+            |abilities: Abilities, first, count| -> Vec<_> { abilities.cover_interrupts(first, count).collect() };
+        let block = |first, mask| Descriptor::Interrupts { first, mask };
+        assert_eq!(cover(PLAIN, 8, 1), [block(8, 0)]);
+        assert_eq!(cover(PLAIN, 8, 5), [block(8, 3)]);
+        let narrow = Abilities { handle_mask: 1, ..PLAIN };
+        assert_eq!(cover(narrow, 8, 5), [block(8, 1), block(10, 1), block(12, 1)]);
+        let none = Abilities { handle_mask: 0, ..PLAIN };
+        assert_eq!(cover(none, 0, 64).len(), 64);
+        assert_eq!(cover(none, 0, 65), [Descriptor::AllInterrupts]);
     }
 
     proptest! {

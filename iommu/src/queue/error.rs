@@ -38,6 +38,20 @@ pub enum QueueError {
     },
     /// The queue could not be switched.
     Command(CommandExpired),
+    /// A command by register did not end. The unit is given up.
+    RegisterExpired {
+        /// What was to be invalidated.
+        what: &'static str,
+        /// How long was waited.
+        wait: WaitExpired,
+    },
+    /// The unit refused a command by register.
+    RefusedByRegister {
+        /// What was to be invalidated.
+        what: &'static str,
+    },
+    /// Only a queue could do this, and the unit has none.
+    NeedsQueue,
 }
 
 impl QueueError {
@@ -69,6 +83,21 @@ impl fmt::Display for QueueError {
                 "{source} answered the invalidation of its own TLB wrongly; turn its bus mastering off and reset it"
             ),
             Self::Command(error) => error.fmt(f),
+            Self::RegisterExpired { what, wait } => write!(
+                f,
+                "the unit did not finish the invalidation of {what} by register ({wait}); it is given up, and nothing \
+                 that it may still reach is used again"
+            ),
+            Self::RefusedByRegister { what } => {
+                write!(
+                    f,
+                    "the unit refused the invalidation of {what} by register; what it may still reach is not used again"
+                )
+            }
+            Self::NeedsQueue => f.write_str(
+                "the unit has no invalidation queue, without which neither interrupt entries nor device TLBs can be \
+                 invalidated; use neither there",
+            ),
         }
     }
 }

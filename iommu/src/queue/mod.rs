@@ -1,4 +1,5 @@
-//! Queued invalidation (VT-d section 6.5.2): the only way in which this crate tells a unit that something changed.
+//! Queued invalidation (VT-d section 6.5.2): how a unit is told that something changed; [`register`] serves those that
+//! have no queue.
 //!
 //! A submission is a batch: its descriptors, a wait descriptor that writes a status word, one write of the tail, and a
 //! bounded wait for that word. Only then may what was taken back be used again. The queue belongs to its unit's queue
@@ -6,6 +7,7 @@
 
 pub mod descriptor;
 mod error;
+pub mod register;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +15,7 @@ use core::sync::atomic::Ordering;
 
 pub use descriptor::{Abilities, Block, Descriptor};
 pub use error::{InvalidDescriptor, QueueError};
+pub use register::InvalidationRegisters;
 
 use crate::address::{HostPhysical, PAGE_SIZE, SourceId};
 use crate::door::{Clock, Frames, OutOfFrames, Registers};

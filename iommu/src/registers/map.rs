@@ -1,5 +1,6 @@
 //! The one table of registers: offset, width, meaning, access (VT-d section 11.4).
 
+use crate::queue::register::ContextCommand;
 use crate::registers::access::{ReadOnly, ReadWrite, WriteOneToClear, WriteOnly};
 use crate::registers::capability::{Capability, ExtendedCapability, Version};
 use crate::registers::status::{
@@ -21,6 +22,8 @@ pub(super) const GLOBAL_COMMAND: Register<command::CommandWord, WriteOnly> = Reg
 pub const GLOBAL_STATUS: Register<GlobalStatus, ReadOnly> = Register::at(0x1c);
 /// The root table.
 pub const ROOT_TABLE_ADDRESS: Register<RootTableAddress, ReadWrite> = Register::at(0x20);
+/// An invalidation of context entries, on units without a queue.
+pub const CONTEXT_COMMAND: Register<ContextCommand, ReadWrite> = Register::at(0x28);
 /// What went wrong.
 pub const FAULT_STATUS: Register<FaultStatus, WriteOneToClear> = Register::at(0x34);
 /// The control of the fault message.

@@ -113,6 +113,12 @@ pub struct Register<V, A> {
     kind: PhantomData<(V, A)>,
 }
 
+impl<V, A> core::fmt::Debug for Register<V, A> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Register({:#x})", self.offset)
+    }
+}
+
 impl<V, A> Clone for Register<V, A> {
     fn clone(&self) -> Self {
         *self

@@ -23,7 +23,7 @@ pub enum UnitError {
     },
     /// CAP.ND is the reserved 7.
     DomainIds,
-    /// It has no invalidation queue.
+    /// It has neither an invalidation queue nor registers to invalidate by.
     NoQueue,
     /// It walks tables of no number of levels that this driver makes.
     Widths {
@@ -75,7 +75,8 @@ impl fmt::Display for UnitError {
             }
             Self::DomainIds => f.write_str("its number of domain ids (CAP.ND = 7) is reserved; it cannot be trusted"),
             Self::NoQueue => f.write_str(
-                "it has no queued invalidation (ECAP.QI = 0), which interrupt remapping and this driver need",
+                "it has no queued invalidation (ECAP.QI = 0), and its version has no invalidation by register either; \
+                 it cannot be used",
             ),
             Self::Widths { sagaw, width } => write!(
                 f,

@@ -7,7 +7,7 @@ use crate::dmar::UnitDefinition;
 use crate::door::Machine;
 use crate::paging::{Levels, PageSizes};
 use crate::queue::Abilities;
-use crate::registers::capability::{Capability, ExtendedCapability, window_size};
+use crate::registers::capability::{Capability, ExtendedCapability, Version, window_size};
 use crate::registers::{Window, map};
 use crate::unit::UnitError;
 
@@ -48,7 +48,7 @@ impl<M: Machine> Probe<M> {
             capability.bits(),
             extended.bits()
         );
-        judge(capability, extended)?;
+        judge(version, capability, extended)?;
         let probe = Self { segment: definition.segment, base, window, capability, extended };
         probe.describe();
         Ok(probe)
@@ -142,11 +142,12 @@ pub(crate) fn page_sizes(capability: Capability) -> PageSizes {
 /// Every number of levels, deepest first.
 pub(crate) const ALL_LEVELS: [Levels; 3] = [Levels::Five, Levels::Four, Levels::Three];
 
-fn judge(capability: Capability, extended: ExtendedCapability) -> Result<(), UnitError> {
+fn judge(version: Version, capability: Capability, extended: ExtendedCapability) -> Result<(), UnitError> {
     if capability.domain_ids().is_none() {
         return Err(UnitError::DomainIds);
     }
-    if !extended.queued_invalidation() {
+    // The registers are gone then.
+    if !extended.queued_invalidation() && version.major() >= 6 {
         return Err(UnitError::NoQueue);
     }
     if !ALL_LEVELS.iter().any(|levels| capability.walks_levels(levels.count())) || capability.maximum_width() < 13 {

@@ -73,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
 prop_compose! {
     fn configuration()(
         flags in any::<u16>(),
+        queue in prop::sample::select(vec![true, true, true, false]),
         levels in prop::sample::select(vec![0b0010u8, 0b0100, 0b0110, 0b1000, 0b1110]),
         large_pages in prop::sample::select(vec![0u8, 1, 3]),
         page_selective in prop::sample::select(vec![None, Some(0u8), Some(6), Some(18)]),
@@ -82,7 +83,11 @@ prop_compose! {
         delay in prop::sample::select(vec![0u32, 0, 1, 3]),
     ) -> Configuration {
         let flag = |bit: u32| flags >> bit & 1 != 0;
+        // From version 6 on, a unit has a queue or nothing.
+        let queue = queue || version >= 6;
         Configuration {
+            queue,
+            device_tlb: flag(9) && queue,
             version, domains, levels, large_pages, page_selective, fault_records, delay,
             width: if levels & 8 != 0 { 57 } else if levels & 4 != 0 { 48 } else { 39 },
             host_width: 46,
@@ -95,7 +100,6 @@ prop_compose! {
             root_invalidates: flag(6),
             interrupt_table_invalidates: flag(7),
             coherent: flag(8),
-            device_tlb: flag(9),
             extended_interrupts: flag(10),
             pass_through: flag(11),
             snoop_control: flag(12),

@@ -137,7 +137,9 @@ fn units_that_cannot_be_used_are_refused_by_name() {
         error.error
     };
     assert_eq!(refusal(&TestMachine::with(1, 0)), UnitError::DomainIds);
-    assert_eq!(refusal(&TestMachine::with(0, ECAP_QI)), UnitError::NoQueue);
+    let newer = TestMachine::with(0, ECAP_QI);
+    newer.unit().poke(0, 0x60);
+    assert_eq!(refusal(&newer), UnitError::NoQueue);
     assert_eq!(refusal(&TestMachine::with(0x600, 0)), UnitError::Widths { sagaw: 0, width: 48 });
     assert_eq!(refusal(&TestMachine::new(&[(u64::MAX, DEFAULT_EXTENDED)])), UnitError::Gone);
     assert_eq!(refusal(&TestMachine::new(&[(DEFAULT_CAPABILITY, u64::MAX)])), UnitError::Gone);

@@ -69,6 +69,29 @@ fn scattered_ranges_go_in_one_submission() {
     machine.assert_no_violations();
 }
 
+/// Whatever the number of ranges, the tail is written once; so many that they would not fit are one domain.
+#[test]
+fn many_scattered_ranges_are_one_invalidation_of_the_domain() {
+    let (machine, driver) = started(0, ECAP_DT);
+    let domain = domain(&driver);
+    driver.attach_with_device_tlb(domain, DEVICE, &[], 8).unwrap();
+    let ranges: Vec<_> = (0..400).map(|page| (Iova::new(page * 0x10_0000), 0x1000)).collect();
+    for (iova, length) in &ranges {
+        driver.map(domain, *iova, HOST, *length, RW).unwrap();
+        read(machine.unit(), DEVICE, iova.as_u64()).unwrap();
+    }
+    machine.unit().events();
+    assert_eq!(driver.unmap_ranges(domain, &ranges), Ok(400 * 0x1000));
+    let id = domain.as_u16();
+    let events = machine.unit().events();
+    assert!(
+        matches!(events[..], [Event::Tail, whole, Event::Taken { kind: 3, .. }] if whole == taken(2, 2, id)),
+        "{events:?}"
+    );
+    assert!(ranges.iter().all(|(iova, _)| read(machine.unit(), DEVICE, iova.as_u64()) == Err(6)));
+    machine.assert_no_violations();
+}
+
 #[test]
 fn taking_writes_away_is_invalidated() {
     let (machine, driver) = started(0, 0);

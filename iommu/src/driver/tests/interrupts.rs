@@ -89,3 +89,31 @@ fn a_source_for_a_bridge_is_a_range_of_buses() {
     let handle = driver.interrupts().allocate(Origin::Function { device: DEVICE, signs }, 1).unwrap();
     driver.interrupts().free(handle).unwrap();
 }
+
+#[test]
+fn a_block_is_given_back_with_one_submission() {
+    let (machine, driver) = started(0, 0);
+    let interrupts = driver.interrupts();
+    let handle = interrupts.allocate(Origin::function(DEVICE), 32).unwrap();
+    let first = handle.first();
+    assert_eq!(first % 32, 0, "a function counts its messages up in the low bits");
+    let messages: Vec<_> = (0..32).map(|index| interrupts.message(&handle, index).unwrap()).collect();
+    for (index, message) in (0..).zip(&messages) {
+        let delivery =
+            Delivery::Remapped { destination_apic_id: 0, vector: 0x40 + index as u8, trigger: Trigger::Edge };
+        interrupts.program(&handle, index, delivery).unwrap();
+        machine.unit().interrupt(DEVICE.source.bits(), message.address, message.data).unwrap();
+    }
+    machine.unit().events();
+    interrupts.free(handle).unwrap();
+    assert_eq!(machine.unit().events(), [Event::Tail, taken(4, 1, first)]);
+    for message in &messages {
+        assert_eq!(machine.unit().interrupt(DEVICE.source.bits(), message.address, message.data), Err(0x22));
+    }
+    let handle = interrupts.allocate(Origin::function(DEVICE), 32).unwrap();
+    assert_eq!(handle.first(), first);
+    machine.unit().events();
+    interrupts.free(handle).unwrap();
+    assert_eq!(machine.unit().events(), [], "nothing was present, nothing to tell");
+    machine.assert_no_violations();
+}
