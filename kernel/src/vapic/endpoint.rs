@@ -28,6 +28,8 @@ bitflags! {
         const YIELD = 1 << 5;
         /// A timer of the machine was set or stopped, or the host's fired: look at the clock.
         const TIMER = 1 << 6;
+        /// The interrupt controllers outside the local APICs (the pair of 8259s) ask for an interrupt.
+        const EXTERNAL = 1 << 7;
     }
 }
 

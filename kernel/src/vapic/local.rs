@@ -22,6 +22,10 @@ pub(crate) const APIC_BASE: u64 = 0xfee0_0000;
 const SPURIOUS_ENABLE: u32 = 1 << 8;
 /// A local vector table entry is masked.
 const MASKED: u32 = 1 << 16;
+/// A local vector table entry's delivery mode: the vector comes from outside, from the 8259s; an NMI.
+const MODE: u32 = 7 << 8;
+const MODE_EXTERNAL: u32 = 7 << 8;
+const MODE_NON_MASKABLE: u32 = 4 << 8;
 /// A local vector table entry's timer mode: periodic.
 const PERIODIC: u32 = 1 << 17;
 
@@ -116,6 +120,25 @@ impl LocalApic {
         // Interrupts that were on their way are lost with those that had arrived.
         let _lost = endpoint.take_posted();
         self.publish(endpoint);
+    }
+
+    /// Virtual wire mode, as firmware leaves the processor that boots (MultiProcessor Specification section 3.6.2.2):
+    /// software-enabled, the 8259s on LINT0, NMI on LINT1.
+    pub fn set_virtual_wire(&mut self, endpoint: &Endpoint) {
+        self.spurious |= SPURIOUS_ENABLE;
+        for (entry, mode) in [(LINT0, MODE_EXTERNAL), (LINT1, MODE_NON_MASKABLE)] {
+            if let Some(entry) = self.local.get_mut(entry) {
+                *entry = mode;
+            }
+        }
+        self.publish(endpoint);
+    }
+
+    /// Whether the 8259s' output reaches the processor: through LINT0 in ExtINT mode, or as its INTR pin while the APIC
+    /// is off (SDM volume 3 sections 11.4.3 and 11.5.1).
+    pub fn passes_external(&self) -> bool {
+        let entry = self.local.get(LINT0).copied().unwrap_or(MASKED);
+        !self.is_enabled() || entry & (MODE | MASKED) == MODE_EXTERNAL
     }
 
     /// Tells the bus how this APIC is addressed.

@@ -7,6 +7,7 @@ use core::ops::ControlFlow;
 use super::cpuid::CpuidTable;
 use super::engine::{EXIT_KINDS, Exit, QuickExit, VcpuEngine};
 use super::extended::ExtendedState;
+use super::external::External;
 use super::fetch::{CodePage, DriverPages};
 use super::msr::Msrs;
 use super::non_maskable::NonMaskable;
@@ -66,6 +67,7 @@ pub(super) struct Body<E> {
     /// When the machine's timers have to be asked again.
     machine_deadline: Option<u64>,
     pub(super) non_maskable: NonMaskable,
+    pub(super) external: External,
     pub(super) cpuid: CpuidTable,
     pub(super) msrs: Msrs,
     pub(super) extended: ExtendedState,
@@ -97,6 +99,7 @@ impl<E: VcpuEngine> Body<E> {
             armed: None,
             machine_deadline: None,
             non_maskable: NonMaskable::default(),
+            external: External::default(),
             cpuid,
             msrs: Msrs::new(),
             extended,
@@ -214,12 +217,14 @@ impl<E: VcpuEngine> Body<E> {
         self.raise(exception, platform)
     }
 
-    fn raise(&mut self, exception: Exception, platform: &dyn Platform) -> Flow {
+    pub(super) fn raise(&mut self, exception: Exception, platform: &dyn Platform) -> Flow {
         let exception = match self.engine.injected() {
             None => exception,
             // What comes from outside waits until the exception is delivered.
             Some(Event::Interrupt(vector)) => {
-                self.apic.put_back(vector);
+                if !self.external.put_back(vector) {
+                    self.apic.put_back(vector);
+                }
                 exception
             }
             Some(Event::NonMaskable) => {
@@ -263,6 +268,9 @@ impl<E: VcpuEngine> Body<E> {
         if requests.contains(Requests::NON_MASKABLE) {
             self.non_maskable.request();
         }
+        if requests.contains(Requests::EXTERNAL) {
+            self.external.request();
+        }
         // First, since what these post is drained right after.
         self.machine_deadline = platform.timers(self.index);
         self.apic.drain(endpoint);
@@ -270,7 +278,7 @@ impl<E: VcpuEngine> Body<E> {
         self.read_task_priority();
         self.wake();
         if self.activity == Activity::Running {
-            self.choose_event();
+            self.choose_event(platform);
         }
         if requests.contains(Requests::YIELD) {
             Flow::Break(Stop::Yielded)
@@ -294,6 +302,7 @@ impl<E: VcpuEngine> Body<E> {
         self.engine.set_timestamp_offset(offset);
         self.apic.init(endpoint);
         self.non_maskable = NonMaskable::default();
+        self.external.forget();
         self.refresh_cpuid();
         self.forget_code_pages();
         self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitsForStartUp };
@@ -327,26 +336,31 @@ impl<E: VcpuEngine> Body<E> {
     fn wake(&mut self) {
         if self.activity == Activity::Halted {
             let interrupt = self.apic.deliverable().is_some() && self.engine.flags() & bits::FLAGS_IF != 0;
-            if interrupt || self.takes_non_maskable() || self.engine.injected().is_some() {
+            if interrupt || self.external_wakes() || self.takes_non_maskable() || self.engine.injected().is_some() {
                 self.activity = Activity::Running;
             }
         }
     }
 
     /// Chooses what the next entry delivers, and the window to be told of for what has to wait.
-    fn choose_event(&mut self) {
+    fn choose_event(&mut self, platform: &dyn Platform) {
         if self.engine.injected().is_some() {
             if self.takes_non_maskable() {
                 self.come_back_at_once();
             }
         } else if !self.deliver_non_maskable()
             && self.takes_interrupts()
+            && !self.deliver_external(platform)
             && let Some(vector) = self.apic.acknowledge()
         {
+            self.external.give_way();
             self.engine.inject(Event::Interrupt(vector));
         }
         // What waits for the interrupt flag, or for CR8 to fall: the window opens with its class.
         self.engine.open_window(self.apic.waiting());
+        if self.external_waits() {
+            self.engine.open_external_window();
+        }
     }
 
     /// Makes the guest be left as soon as it has taken what the next entry delivers: there is no window for an NMI.

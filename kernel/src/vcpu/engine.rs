@@ -204,6 +204,9 @@ pub trait VcpuEngine {
     /// Leave the guest with [`Exit::InterruptWindow`] as soon as it could take an interrupt of this vector's class;
     /// `None`: do not.
     fn open_window(&mut self, vector: Option<u8>);
+    /// Leave the guest with [`Exit::InterruptWindow`] as soon as it takes interrupts at all, whatever CR8 says. Until the
+    /// next [`open_window`](Self::open_window).
+    fn open_external_window(&mut self);
     /// Leave the guest with [`Exit::InterruptReturn`] before it executes IRET.
     fn watch_interrupt_return(&mut self, watch: bool);
 

@@ -14,6 +14,7 @@ mod emulate;
 pub mod engine;
 mod exception;
 mod extended;
+mod external;
 mod fetch;
 mod halt;
 pub mod hypercall;

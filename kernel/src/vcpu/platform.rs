@@ -50,6 +50,11 @@ pub trait Platform: Sync {
     /// A virtual CPU finished a level-triggered interrupt: for the I/O APIC's remote IRR.
     fn broadcast_eoi(&self, vector: u8);
 
+    /// The first virtual CPU acknowledges the interrupt that the 8259s asked for by
+    /// [`Requests::EXTERNAL`](crate::vapic::Requests::EXTERNAL): its vector, or `None` when they ask for none any more. They request
+    /// again when the next comes.
+    fn acknowledge_external(&self) -> Option<u8>;
+
     /// A hypercall that the virtual CPU does not answer itself (see [`hypercall`](crate::vcpu::hypercall)). `None`:
     /// there is none with this number.
     fn hypercall(&self, vcpu: usize, number: u64, arguments: [u64; 3]) -> Option<u64>;

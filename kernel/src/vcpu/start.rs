@@ -12,7 +12,7 @@ pub enum Start {
         /// The page.
         page: u8,
     },
-    /// 32-bit protected mode without paging, flat segments, as Multiboot 1 wants it.
+    /// The local APIC is in virtual wire mode, as firmware leaves it. 32-bit protected mode without paging, flat segments, as Multiboot 1 wants it.
     Protected {
         /// The first instruction.
         entry: u32,
@@ -21,7 +21,7 @@ pub enum Start {
         /// EBX: the address of the boot information.
         ebx: u32,
     },
-    /// 64-bit mode, as Linux's 64-bit entry wants it: CS 0x10, data segments 0x18.
+    /// The local APIC likewise. 64-bit mode, as Linux's 64-bit entry wants it: CS 0x10, data segments 0x18.
     Long {
         /// The first instruction.
         entry: u64,
@@ -77,6 +77,11 @@ impl<E: VcpuEngine> Body<E> {
                 self.engine.registers_mut().set(Register::Rsi, rsi);
                 self.engine.set_instruction_pointer(entry);
             }
+        }
+        if !matches!(start, Start::RealMode { .. })
+            && let Some(endpoint) = self.bus.endpoint(self.index)
+        {
+            self.apic.set_virtual_wire(endpoint);
         }
         self.refresh_cpuid();
         self.activity = Activity::Running;

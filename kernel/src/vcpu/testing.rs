@@ -26,6 +26,7 @@ pub(super) struct FakeEngine {
     /// What was delivered, in order.
     pub(super) delivered: Vec<Event>,
     pub(super) window: Option<u8>,
+    pub(super) external_window: bool,
     pub(super) exits: VecDeque<Exit>,
     exit: Exit,
     entries: usize,
@@ -48,6 +49,7 @@ impl FakeEngine {
             injected: None,
             delivered: Vec::new(),
             window: None,
+            external_window: false,
             exits: VecDeque::new(),
             exit: Exit::Shutdown,
             entries: 0,
@@ -116,6 +118,10 @@ impl VcpuEngine for FakeEngine {
     }
     fn open_window(&mut self, vector: Option<u8>) {
         self.window = vector;
+        self.external_window = false;
+    }
+    fn open_external_window(&mut self) {
+        self.external_window = true;
     }
     fn watch_interrupt_return(&mut self, _: bool) {}
     fn set_nested_root(&mut self, _: HostPhysical) {}
@@ -167,6 +173,8 @@ pub(super) struct FakeMachine {
     pub(super) lines: Mutex<Vec<Vec<u8>>>,
     /// What the machine's timers are due for next.
     pub(super) deadline: Mutex<Option<u64>>,
+    /// The vectors that the 8259s will give, in order.
+    pub(super) external: Mutex<VecDeque<u8>>,
 }
 
 /// An access that reached a device.
@@ -189,6 +197,7 @@ impl FakeMachine {
             ended: Mutex::default(),
             lines: Mutex::default(),
             deadline: Mutex::default(),
+            external: Mutex::default(),
         }
     }
 
@@ -266,6 +275,9 @@ impl Platform for FakeMachine {
     }
     fn broadcast_eoi(&self, vector: u8) {
         self.note(Access::End(vector));
+    }
+    fn acknowledge_external(&self) -> Option<u8> {
+        self.external.lock().unwrap().pop_front()
     }
     fn hypercall(&self, _: usize, number: u64, arguments: [u64; 3]) -> Option<u64> {
         (number == 0x100).then(|| arguments.iter().sum())

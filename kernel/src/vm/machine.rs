@@ -289,6 +289,10 @@ impl<M: GuestMemory + Send + Sync> Platform for Vm<M> {
         self.wiring.end_of_interrupt(vector);
     }
 
+    fn acknowledge_external(&self) -> Option<u8> {
+        self.wiring.acknowledge_external()
+    }
+
     fn hypercall(&self, _vcpu: usize, number: u64, arguments: [u64; 3]) -> Option<u64> {
         self.host.hypercall(number, arguments)
     }

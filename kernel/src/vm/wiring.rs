@@ -14,7 +14,7 @@ use super::device::console::{Console, Due};
 use super::device::pic::Pair;
 use super::device::pit::Timer;
 use super::device::power::{self, Power, Request};
-use crate::vapic::{ApicBus, IoApic};
+use crate::vapic::{ApicBus, IoApic, Requests};
 
 /// Lines of the pair of 8259s; the I/O APIC has the same numbers, but the timer.
 const TIMER_LINE: u8 = 0;
@@ -144,11 +144,34 @@ impl Wiring {
     }
 
     pub(super) fn pair_read(&self, port: u16) -> Option<u8> {
-        self.pair.lock().read(port)
+        let mut pair = self.pair.lock();
+        let value = pair.read(port);
+        self.tell_external(&mut pair);
+        value
     }
 
     pub(super) fn pair_write(&self, port: u16, value: u8) {
-        self.pair.lock().write(port, value);
+        let mut pair = self.pair.lock();
+        pair.write(port, value);
+        self.tell_external(&mut pair);
+    }
+
+    /// The first virtual CPU takes what the pair of 8259s asks for. `None`: nothing.
+    pub(super) fn acknowledge_external(&self) -> Option<u8> {
+        let mut pair = self.pair.lock();
+        let vector = pair.pending().then(|| pair.acknowledge())?;
+        // With automatic end of interrupt the next may ask at once.
+        self.tell_external(&mut pair);
+        Some(vector)
+    }
+
+    /// Tells the first virtual CPU when the pair's output has risen. It remembers that until it acknowledges.
+    fn tell_external(&self, pair: &mut Pair) {
+        if pair.has_risen()
+            && let Some(endpoint) = self.bus.endpoint(0)
+        {
+            endpoint.request(Requests::EXTERNAL);
+        }
     }
 
     pub(super) fn io_apic_read(&self, offset: u64) -> u32 {
@@ -208,7 +231,11 @@ impl Wiring {
     }
 
     fn set_line(&self, line: u8, high: bool) {
-        self.pair.lock().set_line(line, high);
+        {
+            let mut pair = self.pair.lock();
+            pair.set_line(line, high);
+            self.tell_external(&mut pair);
+        }
         let pin = if line == TIMER_LINE { TIMER_PIN } else { line.into() };
         self.io_apic.lock().set_pin(pin, high, &self.bus);
     }
@@ -218,7 +245,7 @@ impl Wiring {
         if deadline < self.announced.fetch_min(deadline, Ordering::SeqCst)
             && let Some(endpoint) = self.bus.endpoint(0)
         {
-            endpoint.request(crate::vapic::Requests::TIMER);
+            endpoint.request(Requests::TIMER);
         }
     }
 }

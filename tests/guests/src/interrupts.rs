@@ -1,6 +1,6 @@
 //! Interrupts and exceptions: a table of 256 gates that count, and a way back from exceptions that were expected.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::instructions::out8;
 
@@ -8,6 +8,14 @@ use crate::instructions::out8;
 static COUNTS: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
 /// The APIC id of the processor that took each vector last.
 static LAST: [AtomicU32; 256] = [const { AtomicU32::new(u32::MAX) }; 256];
+
+/// The first of the 16 vectors that the 8259s give; 0: they give none.
+static LEGACY: AtomicU8 = AtomicU8::new(0);
+
+/// The 8259s give 16 vectors from here on: their ends of interrupt go to them.
+pub(crate) fn expect_legacy(base: u8) {
+    LEGACY.store(base, Ordering::SeqCst);
+}
 
 /// How often a vector came since the start.
 pub fn count(vector: u8) -> u32 {
@@ -56,8 +64,8 @@ mod table {
     use core::arch::{asm, global_asm};
     use core::sync::atomic::Ordering;
 
-    use super::{COUNTS, Frame, LAST};
-    use crate::{apic, fault, println};
+    use super::{COUNTS, Frame, LAST, LEGACY};
+    use crate::{apic, fault, legacy, println};
 
     // A stub for each vector, 16 bytes apart: they leave vector and error code and go to the common part.
     global_asm!(
@@ -152,6 +160,7 @@ mod table {
     #[unsafe(no_mangle)]
     extern "sysv64" fn interrupt_taken(frame: &mut Frame) {
         let vector = frame.vector as u8;
+        let base = LEGACY.load(Ordering::SeqCst);
         if let (Some(count), Some(last)) = (COUNTS.get(usize::from(vector)), LAST.get(usize::from(vector))) {
             last.store(apic::id(), Ordering::SeqCst);
             count.fetch_add(1, Ordering::SeqCst);
@@ -171,6 +180,7 @@ mod table {
                 }
             }
             apic::SPURIOUS => {}
+            _ if base != 0 && vector >> 4 == base >> 4 => legacy::end_of_interrupt(vector - base),
             _ => apic::end_of_interrupt(),
         }
     }

@@ -17,6 +17,7 @@ pub mod fault;
 pub mod hypercall;
 pub mod instructions;
 pub mod interrupts;
+pub mod legacy;
 pub mod memory;
 pub mod msi;
 pub mod multiboot;

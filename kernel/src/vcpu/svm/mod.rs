@@ -380,7 +380,8 @@ impl VcpuEngine for Svm {
 
     fn open_window(&mut self, vector: Option<u8>) {
         let control = &mut self.vmcb_mut().control;
-        control.interrupt &= !(interrupt::REQUEST | interrupt::PRIORITY | interrupt::VECTOR);
+        control.interrupt &=
+            !(interrupt::REQUEST | interrupt::PRIORITY | interrupt::IGNORE_TASK_PRIORITY | interrupt::VECTOR);
         control.first &= !first::VIRTUAL_INTERRUPT;
         control.cr_write = CR_WRITES;
         match vector {
@@ -396,6 +397,12 @@ impl VcpuEngine for Svm {
             }
             None => {}
         }
+    }
+
+    fn open_external_window(&mut self) {
+        let control = &mut self.vmcb_mut().control;
+        control.interrupt |= interrupt::REQUEST | interrupt::IGNORE_TASK_PRIORITY;
+        control.first |= first::VIRTUAL_INTERRUPT;
     }
 
     fn watch_interrupt_return(&mut self, watch: bool) {

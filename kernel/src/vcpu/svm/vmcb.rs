@@ -47,6 +47,7 @@ pub(super) mod interrupt {
     pub(in super::super) const REQUEST: u64 = 1 << 8;
     pub(in super::super) const PRIORITY_SHIFT: u32 = 16;
     pub(in super::super) const PRIORITY: u64 = 0xf << PRIORITY_SHIFT;
+    pub(in super::super) const IGNORE_TASK_PRIORITY: u64 = 1 << 20;
     pub(in super::super) const MASKING: u64 = 1 << 24;
     pub(in super::super) const VECTOR: u64 = 0xff << 32;
 }

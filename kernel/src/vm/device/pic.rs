@@ -171,12 +171,14 @@ const EDGE_ONLY: [u8; 2] = [0x07, 0x21];
 pub struct Pair {
     first: Controller,
     second: Controller,
+    /// The output when it was last asked for.
+    output: bool,
 }
 
 impl Pair {
     /// After reset: nothing requested, nothing masked, vectors from 0.
     pub const fn new() -> Self {
-        Self { first: Controller::new(), second: Controller::new() }
+        Self { first: Controller::new(), second: Controller::new(), output: false }
     }
 
     /// The level of interrupt line `line` (0 to 15).
@@ -194,8 +196,16 @@ impl Pair {
         self.first.pending().is_some()
     }
 
+    /// Whether the output has risen since this was asked last; an acknowledgement lets it fall.
+    pub fn has_risen(&mut self) -> bool {
+        let pending = self.pending();
+        let before = core::mem::replace(&mut self.output, pending);
+        pending && !before
+    }
+
     /// The processor acknowledges: the vector to take. Without a request the spurious vector of line 7.
     pub fn acknowledge(&mut self) -> u8 {
+        self.output = false;
         let Some(line) = self.first.pending() else {
             return self.first.base | 7;
         };
@@ -330,6 +340,24 @@ mod tests {
         pair.set_line(0, false);
         pair.set_line(0, true);
         assert_eq!(pair.acknowledge(), 0x30, "automatic end: nothing to acknowledge");
+    }
+
+    #[test]
+    fn the_output_rises_once_for_each_request() {
+        let mut pair = started(false);
+        assert!(!pair.has_risen());
+        pair.set_line(4, true);
+        assert!(pair.has_risen() && !pair.has_risen());
+        pair.set_line(5, true);
+        assert!(!pair.has_risen(), "it is high already");
+        assert_eq!(pair.acknowledge(), 0x34);
+        assert!(!pair.has_risen());
+        pair.write(0x20, 0x20);
+        assert!(pair.has_risen(), "the one below has its turn");
+        pair.write(0x21, 0xff);
+        assert!(!pair.has_risen());
+        pair.write(0x21, 0);
+        assert!(pair.has_risen(), "taken back and asked for again");
     }
 
     #[test]

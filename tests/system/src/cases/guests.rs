@@ -4,7 +4,7 @@ use super::{configuration, ended, exerciser};
 use crate::case::{Case, Pattern};
 
 pub(super) fn all() -> Vec<Case> {
-    vec![multiboot(), two_processors(), wild_guest(), guest_crash(), debug_exit()]
+    vec![multiboot(), two_processors(), legacy_interrupts(), wild_guest(), guest_crash(), debug_exit()]
 }
 
 /// A Multiboot guest finds what the protocol promises, and a second one powers off by ACPI.
@@ -22,6 +22,14 @@ fn two_processors() -> Case {
     Case::new("two-processors", configuration(&vms))
         .expect(ended("pair", "processors"))
         .forbid(Pattern::guest("pair", "failed"))
+}
+
+/// A guest that knows only the 8259s gets their interrupts.
+fn legacy_interrupts() -> Case {
+    let vms = [exerciser("old", "0", "test=legacy", "debug_exit = true")];
+    Case::new("legacy-interrupts", configuration(&vms))
+        .expect(ended("old", "legacy"))
+        .forbid(Pattern::guest("old", "failed"))
 }
 
 /// A guest does what no guest should do; it gets what the architecture says, and its neighbour notices nothing.

@@ -13,6 +13,7 @@
 //! | `reset` | `way=cf9\|keyboard\|acpi\|triple-fault` | clean memory, DMA, then a reset with DMA under way |
 //! | `crash` | `how=fetch\|tables\|descriptors\|instruction\|halt` | what the hypervisor must end the VM for |
 //! | `wild` | | what no guest should do, and what each has to come to |
+//! | `legacy` | | interrupts of the 8259s, with the local APIC as it was found and switched off |
 //! | `off` | | ACPI's power-off |
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -23,6 +24,8 @@ mod check;
 mod crash;
 #[cfg(target_os = "none")]
 mod devices;
+#[cfg(target_os = "none")]
+mod legacy;
 #[cfg(target_os = "none")]
 mod many;
 #[cfg(target_os = "none")]
@@ -48,6 +51,7 @@ fn run(multiboot: &guest::multiboot::Information) {
         "x2apic" => many::extended(&mut check),
         "crash" => crash::run(multiboot, &mut check),
         "wild" => wild::run(&mut check),
+        "legacy" => legacy::run(&mut check),
         "off" => guest::power::acpi_off(),
         _ => check.that("known", false),
     }
