@@ -32,7 +32,8 @@ pub(crate) enum Command {
     /// Without --config it runs the demo: a Linux guest that owns an NVMe disk and a network card, beside a guest
     /// whose device attacks everything in reach. It then proves from the log and the disk that the first worked and
     /// the second was stopped; the exit status is 0 only if every point is proven. With --config or --initrd there is
-    /// nothing of the demo to prove, and the exit status is 0 if the machine ends in an orderly way.
+    /// nothing of the demo to prove: the exit status is 0 if every VM started, ended without a crash and gave its
+    /// memory back.
     Run(Box<RunOptions>),
     /// Check formatting and lints, run the host tests and boot the system tests; what CI runs
     ///

@@ -2,11 +2,12 @@
 
 use std::io::{IsTerminal, stdout};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use system_tests::boot_files::{self, Own};
 use system_tests::demo::{self, Facts, Point};
+use system_tests::ending::{self, Ended, Watch};
 use system_tests::log_line::LogLine;
 use system_tests::machine::{Event, Machine, Serial};
 use system_tests::tools::Tools;
@@ -50,16 +51,40 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         None => demo::configuration(if options.shell { "shell" } else { "demo" }, &nonce),
     };
     let machine = start(&tools, options, &configuration, &folder, &image)?;
-    let lines = follow(machine, options)?;
+    let (lines, ended) = follow(machine, options, &configuration)?;
     if options.shell {
         return Ok(());
     }
     println!("\n{}", demo::summary_table(&lines));
+    let death = ending::death(&lines, &ended);
     if options.config.is_some() || options.initrd.is_some() {
-        println!("The machine ended in an orderly way. What guests of your own did is for you to judge.");
-        return Ok(());
+        return match death {
+            Some(death) => bail!("{death}"),
+            None => own_guests(&configuration, &lines),
+        };
     }
-    conclude(&demo::judge(&lines, Facts { sum: &sum, nonce: &nonce, image: &image }))
+    let proven = conclude(&demo::judge(&lines, Facts { sum: &sum, nonce: &nonce, image: &image }));
+    match death {
+        Some(death) => bail!("{death}"),
+        None => proven,
+    }
+}
+
+/// What there is to say of guests that nobody here knows: how each ended.
+fn own_guests(configuration: &str, lines: &[LogLine]) -> Result<()> {
+    let mut bad = Vec::new();
+    for end in ending::ends(configuration, lines) {
+        match end.is_failure {
+            true => bad.push(end.words),
+            false => println!("{}", end.words),
+        }
+    }
+    if !bad.is_empty() {
+        bail!("{}", bad.join("; "));
+    }
+    ending::given_back(configuration, lines).map_err(anyhow::Error::msg)?;
+    println!("\nThe machine ended in an orderly way. What the guests did is for you to judge.");
+    Ok(())
 }
 
 fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path, image: &Path) -> Result<Machine> {
@@ -84,26 +109,30 @@ fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path
     Machine::start(&tools.qemu, &hardware, &volume, folder, serial)
 }
 
-/// Shows the machine's lines until it ends.
-fn follow(mut machine: Machine, options: &RunOptions) -> Result<Vec<LogLine>> {
-    let deadline = match (options.timeout, options.shell) {
-        (Some(seconds), _) => Some(Instant::now() + Duration::from_secs(seconds)),
-        (None, true) => None,
-        (None, false) => Some(Instant::now() + Duration::from_secs(DEFAULT_TIMEOUT)),
-    };
+/// Shows the machine's lines until it ends, and how QEMU ended.
+fn follow(mut machine: Machine, options: &RunOptions, configuration: &str) -> Result<(Vec<LogLine>, Ended)> {
+    let seconds = options.timeout.or((!options.shell).then_some(DEFAULT_TIMEOUT));
+    let mut watch = Watch::limited_to(seconds.map(Duration::from_secs));
     let colour = stdout().is_terminal();
     let mut lines = Vec::new();
     loop {
-        match machine.next(deadline)? {
+        match machine.next(watch.deadline())? {
             Event::Line(line) => {
                 println!("{}", line.show(colour));
+                watch.hear(&line);
                 lines.push(line);
             }
-            Event::Ended(status) if status.success() => return Ok(lines),
-            Event::Ended(status) => bail!("QEMU failed ({status}): {}", machine.complaints()),
+            Event::Ended(ended) => return Ok((lines, ended)),
+            // It stands still, as it said.
+            Event::DeadlinePassed if watch.last_words().is_some() => return Ok((lines, machine.stop()?)),
             Event::DeadlinePassed => {
                 machine.stop()?;
-                bail!("the machine was still running when the time was over (--timeout sets it)");
+                bail!(
+                    "the machine was still running after {} s and was stopped; VMs that had not ended: {}. \
+                     --timeout SECONDS gives it longer",
+                    seconds.unwrap_or_default(),
+                    ending::still_running(configuration, &lines)
+                );
             }
         }
     }

@@ -5,15 +5,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::boot_files::{self, Own};
+use crate::ending::{self, LastWords, Watch};
 use crate::log_line::LogLine;
 use crate::machine::{Event, Hardware, Machine, Serial};
 use crate::tools::Tools;
-use crate::{summary, volume};
+use crate::volume;
 
 /// Something that a line of the log may be.
 #[derive(Clone, Debug)]
@@ -137,7 +138,7 @@ impl Case {
             hardware: Hardware::default(),
             configuration: configuration.into(),
             expected: Vec::new(),
-            forbidden: vec![Pattern::hypervisor("panic"), Pattern::hypervisor("PANIC")],
+            forbidden: Vec::new(),
             end: End::Reset,
             limit: Duration::from_secs(180),
             checks: Vec::new(),
@@ -200,11 +201,22 @@ impl Case {
     pub fn run(&self, tools: &Tools, mut show: impl FnMut(&LogLine)) -> Result<()> {
         let folder = tools.output.join(self.name);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        self.boot(tools, &folder, &mut show)
-            .map_err(|error| anyhow!("{error:#} (the whole log: {})", folder.join("serial.log").display()))
+        let mut lines = Vec::new();
+        let booted = self.boot(tools, &folder, &mut lines, &mut show);
+        booted.and_then(|disk| self.examine(&Finished { lines: &lines, disk })).map_err(|error| {
+            let (log, end) = (folder.join("serial.log"), end_of(&lines));
+            anyhow!("{error:#}\nThe end of the log, which is in {}:\n{end}", log.display())
+        })
     }
 
-    fn boot(&self, tools: &Tools, folder: &Path, show: &mut dyn FnMut(&LogLine)) -> Result<()> {
+    /// Boots; the disk, if there is one.
+    fn boot(
+        &self,
+        tools: &Tools,
+        folder: &Path,
+        lines: &mut Vec<LogLine>,
+        show: &mut dyn FnMut(&LogLine),
+    ) -> Result<Option<(PathBuf, String)>> {
         let volume = folder.join("boot.img");
         let own = Own { may_be_absent: self.absent_files, ..Own::default() };
         volume::write(&volume, &boot_files::collect(tools, &self.configuration, &own)?)?;
@@ -217,17 +229,17 @@ impl Case {
             disk = Some((image, sum));
         }
         let mut machine = Machine::start(&tools.qemu, &hardware, &volume, folder, Serial::Lines)?;
-        let deadline = Instant::now() + self.limit;
-        let mut lines = Vec::new();
+        let mut watch = Watch::limited_to(Some(self.limit));
         let mut missing = self.expected.clone();
         loop {
             if self.end == End::Stays && missing.is_empty() {
                 machine.stop()?;
                 break;
             }
-            match machine.next(Some(deadline))? {
+            match machine.next(watch.deadline())? {
                 Event::Line(line) => {
                     show(&line);
+                    watch.hear(&line);
                     if let Some(pattern) = self.forbidden.iter().find(|pattern| pattern.matches(&line)) {
                         bail!("a line that must not come ({pattern}): {}", line.show(false));
                     }
@@ -237,13 +249,25 @@ impl Case {
                     missing.retain(|(_, times)| *times > 0);
                     lines.push(line);
                 }
-                Event::Ended(status) if !status.success() => {
-                    bail!("QEMU failed ({status}): {}", machine.complaints())
+                Event::Ended(ended) => {
+                    if let Some(death) = ending::death(lines, &ended) {
+                        bail!("{death}");
+                    }
+                    if self.end == End::Stays {
+                        bail!("the machine ended early{}", listed(&missing));
+                    }
+                    break;
                 }
-                Event::Ended(_) if self.end == End::Stays => bail!("the machine ended early{}", listed(&missing)),
-                Event::Ended(_) => break,
                 Event::DeadlinePassed => {
-                    bail!("not over after {} s{}", self.limit.as_secs(), listed(&missing));
+                    let death = match watch.last_words() {
+                        None | Some(LastWords::Idle) => None,
+                        Some(_) => ending::death(lines, &machine.stop()?),
+                    };
+                    match death {
+                        Some(death) => bail!("{death}"),
+                        None if watch.last_words().is_some() => bail!("the machine stands still{}", listed(&missing)),
+                        None => bail!("not over after {} s{}", self.limit.as_secs(), listed(&missing)),
+                    }
                 }
             }
         }
@@ -251,26 +275,24 @@ impl Case {
             bail!("the machine ended{}", listed(&missing));
         }
         if self.end == End::Reset {
-            given_back(&self.configuration, &lines)?;
+            ending::given_back(&self.configuration, lines).map_err(anyhow::Error::msg)?;
         }
-        let finished = Finished { lines: &lines, disk };
-        self.checks.iter().try_for_each(|check| check(&finished))
+        Ok(disk)
+    }
+
+    fn examine(&self, finished: &Finished<'_>) -> Result<()> {
+        self.checks.iter().try_for_each(|check| check(finished))
     }
 }
 
-/// Every VM of the configuration was summed up at its end, and holds no memory.
-fn given_back(configuration: &str, lines: &[LogLine]) -> Result<()> {
-    let summaries = summary::collect(lines);
-    for vm in configuration::parse(configuration).map(|parsed| parsed.vms).unwrap_or_default() {
-        let name = &vm.name.value;
-        let frames = summaries.iter().find(|one| one.vm == *name).and_then(|one| one.frames);
-        match frames {
-            Some(0) => {}
-            Some(frames) => bail!("{name} still holds {frames} frames after its end"),
-            None => bail!("{name} was not summed up at its end"),
-        }
+/// The last lines of a log, indented.
+fn end_of(lines: &[LogLine]) -> String {
+    const SHOWN: usize = 20;
+    if lines.is_empty() {
+        return "    (nothing was said)".into();
     }
-    Ok(())
+    let last = lines.iter().skip(lines.len().saturating_sub(SHOWN));
+    last.map(|line| format!("    {}", line.show(false))).collect::<Vec<_>>().join("\n")
 }
 
 fn listed(missing: &[(Pattern, u64)]) -> String {
@@ -287,16 +309,6 @@ mod tests {
 
     fn line(raw: &str) -> LogLine {
         LogLine::parse(raw).unwrap()
-    }
-
-    #[test]
-    fn memory_that_is_not_given_back_is_found() {
-        let text = "[[vm]]\nname = \"a\"\ncpus = [0]\nmemory = \"2M\"\nimage = { multiboot = { image = \"x\" } }\n";
-        let log = |rest: &str| vec![line(&format!("[    0.000001] info  schedule  | summary vm=a exits=1{rest}"))];
-        assert!(given_back(text, &log(" frames=0")).is_ok());
-        assert!(given_back(text, &log(" frames=1")).is_err());
-        assert!(given_back(text, &log("")).is_err());
-        assert!(given_back(text, &[]).is_err());
     }
 
     #[test]

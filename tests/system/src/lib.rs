@@ -11,6 +11,7 @@ pub mod case;
 pub mod cases;
 pub mod demo;
 pub mod disk;
+pub mod ending;
 mod in_use;
 pub mod initramfs;
 pub mod log_line;

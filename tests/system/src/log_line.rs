@@ -50,6 +50,11 @@ impl LogLine {
         matches!(self.source, Source::Hypervisor { .. })
     }
 
+    /// Whether the hypervisor said it as an error.
+    pub fn is_error(&self) -> bool {
+        matches!(&self.source, Source::Hypervisor { level, .. } if level == "error")
+    }
+
     /// Whether firmware or the loader said it.
     pub fn is_boots(&self) -> bool {
         self.source == Source::Firmware

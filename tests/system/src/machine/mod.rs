@@ -8,7 +8,7 @@ mod monitor;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 pub use hardware::Hardware;
 use monitor::Monitor;
 
+use crate::ending::Ended;
 use crate::log_line::LogLine;
 use crate::tools::Qemu;
 
@@ -27,7 +28,7 @@ pub enum Event {
     /// A line on the serial port.
     Line(LogLine),
     /// QEMU ended: the machine was reset or powered off, or QEMU refused its arguments.
-    Ended(ExitStatus),
+    Ended(Ended),
     /// The deadline passed.
     DeadlinePassed,
 }
@@ -47,6 +48,8 @@ pub struct Machine {
     lines: Receiver<LogLine>,
     monitor: PathBuf,
     errors: PathBuf,
+    /// Where QEMU notes processors that are reset, with their registers.
+    debug: PathBuf,
 }
 
 impl Machine {
@@ -58,7 +61,12 @@ impl Machine {
         // A socket's path has room for some hundred bytes only: not under the target folder.
         let monitor = std::env::temp_dir().join(format!("postern-{}-{}", std::process::id(), unique()));
         let errors = folder.join("qemu.log");
+        let debug = folder.join("qemu-debug.log");
+        // QEMU makes the file when it has something to write.
+        let _ = fs::remove_file(&debug);
         let mut command = qemu.command();
+        // First, so that a user's own -d is the one that counts.
+        command.args(["-d", "cpu_reset", "-D"]).arg(&debug);
         command.args(hardware.arguments(&qemu.firmware_code, &variables, volume));
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         command.args(["-serial", "chardev:serial", "-chardev"]);
@@ -78,7 +86,7 @@ impl Machine {
             let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
             thread::spawn(move || listen(output, log, &sender));
         }
-        Ok(Self { child, lines, monitor, errors })
+        Ok(Self { child, lines, monitor, errors, debug })
     }
 
     /// The next event, waiting for it until `deadline` (`None`: for ever).
@@ -91,22 +99,25 @@ impl Machine {
             Ok(line) => Ok(Event::Line(line)),
             Err(RecvTimeoutError::Timeout) => Ok(Event::DeadlinePassed),
             // The listener stops when QEMU closes the serial port, which it does at its end only.
-            Err(RecvTimeoutError::Disconnected) => Ok(Event::Ended(self.child.wait().context("cannot wait for QEMU")?)),
+            Err(RecvTimeoutError::Disconnected) => self.ended().map(Event::Ended),
         }
-    }
-
-    /// What QEMU itself had to say, if anything.
-    pub fn complaints(&self) -> String {
-        fs::read_to_string(&self.errors).unwrap_or_default().trim().to_owned()
     }
 
     /// Stops the machine in an orderly way, so that its disks' images are complete.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<Ended> {
         if self.child.try_wait().context("cannot ask for QEMU's state")?.is_none() {
             Monitor::connect(&self.monitor)?.quit()?;
-            self.child.wait().context("cannot wait for QEMU")?;
         }
-        Ok(())
+        self.ended()
+    }
+
+    /// Waits for QEMU's end.
+    fn ended(&mut self) -> Result<Ended> {
+        let status = self.child.wait().context("cannot wait for QEMU")?;
+        let complaints = fs::read_to_string(&self.errors).unwrap_or_default().trim().to_owned();
+        let resets = fs::read(&self.debug).unwrap_or_default();
+        let triple_fault = String::from_utf8_lossy(&resets).contains("Triple fault").then(|| self.debug.clone());
+        Ok(Ended { status, complaints, triple_fault })
     }
 }
 
