@@ -89,6 +89,11 @@ impl<M: Machine> Driver<M> {
         self.machine.without_interrupts(|| self.ledger.lock().total(device))
     }
 
+    /// How often requests that were signed with this id have faulted since the start, whoever owned the device.
+    pub fn faults_ever(&self, device: PciAddress) -> u64 {
+        self.machine.without_interrupts(|| self.ledger.lock().ever(device))
+    }
+
     /// Whether `device` faulted so often that it was silenced, and was not released since.
     pub fn is_silenced(&self, device: PciAddress) -> bool {
         self.machine.without_interrupts(|| self.ledger.lock().is_silenced(device))

@@ -52,6 +52,8 @@ struct Line {
     /// The domain that the device was in: who answers for what is counted here.
     owner: Option<u16>,
     total: u64,
+    /// Under all owners.
+    ever: u64,
     unreported: u64,
     since: u64,
     in_window: u32,
@@ -73,6 +75,7 @@ impl Line {
             device,
             owner: None,
             total: 0,
+            ever: 0,
             unreported: 0,
             since: now,
             in_window: 0,
@@ -86,6 +89,7 @@ impl Line {
             (self.since, self.in_window, self.reported_in_window) = (now, 0, 0);
         }
         self.total = self.total.saturating_add(1);
+        self.ever = self.ever.saturating_add(1);
         self.in_window = self.in_window.saturating_add(1);
         let unreported = self.unreported;
         if self.device.is_some() && !self.silenced && self.in_window >= limits.faults_per_second {
@@ -115,7 +119,7 @@ impl Ledger {
         let limits = self.limits;
         if let Some(line) = self.lines.iter_mut().find(|line| line.device == Some(device)) {
             if line.owner != owner && !line.silenced {
-                *line = Line { owner, ..Line::new(Some(device), now) };
+                *line = Line { owner, ever: line.ever, ..Line::new(Some(device), now) };
             }
             return line.count(limits, now);
         }
@@ -133,19 +137,27 @@ impl Ledger {
         self.line(device).map_or(0, |line| line.total)
     }
 
+    /// How often `device` faulted since the start, whoever owned it.
+    pub fn ever(&self, device: PciAddress) -> u64 {
+        self.line(device).map_or(0, |line| line.ever)
+    }
+
     /// Whether `device` is silenced.
     pub fn is_silenced(&self, device: PciAddress) -> bool {
         self.line(device).is_some_and(|line| line.silenced)
     }
 
-    /// Forgets what `device` did: its owner left, or somebody decided to listen to it again.
+    /// Forgets what `device` did, but for [`ever`](Self::ever): its owner left, or somebody decided to listen to it
+    /// again.
     pub fn forget(&mut self, device: PciAddress) {
-        self.lines.retain(|line| line.device != Some(device));
+        if let Some(line) = self.lines.iter_mut().find(|line| line.device == Some(device)) {
+            *line = Line { ever: line.ever, ..Line::new(Some(device), line.since) };
+        }
     }
 
-    /// Every device that faulted, with its count.
+    /// Every device that faulted, with its count since the start.
     pub fn devices(&self) -> impl Iterator<Item = (PciAddress, u64)> {
-        self.lines.iter().filter_map(|line| Some((line.device?, line.total)))
+        self.lines.iter().filter_map(|line| Some((line.device?, line.ever)))
     }
 
     fn line(&self, device: PciAddress) -> Option<&Line> {
@@ -186,7 +198,9 @@ mod tests {
         assert_eq!(ledger.count(DEVICE, None, 9 * WINDOW), Action::Count, "until somebody decides otherwise");
         ledger.forget(DEVICE);
         assert!(!ledger.is_silenced(DEVICE));
-        assert_eq!(ledger.total(DEVICE), 0);
+        assert_eq!((ledger.total(DEVICE), ledger.ever(DEVICE)), (0, 8));
+        ledger.count(DEVICE, None, 9 * WINDOW);
+        assert_eq!((ledger.total(DEVICE), ledger.ever(DEVICE)), (1, 9));
     }
 
     #[test]
@@ -196,7 +210,7 @@ mod tests {
             ledger.count(DEVICE, Some(1), time);
         }
         assert_eq!(ledger.count(DEVICE, Some(2), 4), Action::Report { unreported: 0 });
-        assert_eq!(ledger.total(DEVICE), 1);
+        assert_eq!((ledger.total(DEVICE), ledger.ever(DEVICE)), (1, 5));
         for time in 5..9 {
             ledger.count(DEVICE, Some(2), time);
         }
