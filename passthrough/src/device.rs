@@ -15,9 +15,10 @@ mod tests;
 mod window;
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 pub use error::DeviceError;
 pub use info::{BarPart, DeviceInfo, RegionFlags, RegionInfo};
@@ -44,6 +45,25 @@ pub struct Parts<M: Machine> {
     pub line: bool,
 }
 
+/// Whether a device's requests are stopped, whatever the guest wants. A clone is the same switch. What is switched here
+/// holds from the next time on that the device brings its command register up to date, which it does at the end of
+/// everything that could switch requests on, a reset that is under way included; who wants it at once clears the
+/// function's bus mastering after it, and then calls [`Device::settle_command`].
+#[derive(Clone, Debug, Default)]
+pub struct Quarantine(Arc<AtomicBool>);
+
+impl Quarantine {
+    /// Stops requests, or lets them be the guest's again.
+    pub fn set(&self, quarantined: bool) {
+        self.0.store(quarantined, Ordering::SeqCst);
+    }
+
+    /// Whether they are stopped.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// An open device.
 pub struct Device<M: Machine> {
     pub(crate) address: PciAddress,
@@ -68,7 +88,7 @@ pub struct Device<M: Machine> {
     interrupt_pin: u8,
     power: u16,
     /// Requests are stopped, whatever the guest wants.
-    quarantined: bool,
+    quarantined: Quarantine,
     poison: Option<ResetError>,
     is_closed: bool,
     /// Last, so that the function leaves its domain after everything else is back.
@@ -124,7 +144,7 @@ impl<M: Machine> Device<M> {
             method: None,
             interrupt_pin,
             power: 0,
-            quarantined: false,
+            quarantined: Quarantine::default(),
             poison: None,
             is_closed: false,
             pin,
@@ -155,7 +175,18 @@ impl<M: Machine> Device<M> {
 
     /// Stops the function's requests whatever the guest wants, or lets them be the guest's again.
     pub fn set_quarantined(&mut self, quarantined: bool) {
-        self.quarantined = quarantined;
+        self.quarantined.set(quarantined);
+        self.apply_command();
+    }
+
+    /// The switch behind [`set_quarantined`](Self::set_quarantined), for who cannot wait until the device is free.
+    pub fn quarantine(&self) -> Quarantine {
+        self.quarantined.clone()
+    }
+
+    /// Brings the function's command register to what guest, owner and interrupts say, after somebody wrote it past
+    /// this object.
+    pub fn settle_command(&self) {
         self.apply_command();
     }
 

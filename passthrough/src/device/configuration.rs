@@ -74,7 +74,7 @@ impl<M: Machine> Device<M> {
         let mut composed = guest & (command::IO | command::MEMORY | THROUGH);
         // System errors stop the machine: whether they are reported is the host's matter.
         composed |= self.host_command & command::SYSTEM_ERROR;
-        if guest & command::BUS_MASTER != 0 && !self.quarantined && !self.is_closed {
+        if guest & command::BUS_MASTER != 0 && !self.quarantined.is_set() && !self.is_closed {
             composed |= command::BUS_MASTER;
         }
         if self.interrupts.is_line_disabled() {
@@ -85,8 +85,17 @@ impl<M: Machine> Device<M> {
 
     /// Brings the function's command register to what guest, owner and interrupts say.
     pub(crate) fn apply_command(&self) {
-        if self.poison.is_none() {
+        if self.poison.is_some() {
+            return;
+        }
+        loop {
+            let quarantined = self.quarantined.is_set();
             self.space.write_u16(register::COMMAND, self.composed_command());
+            // Whoever quarantines sets the switch, then clears the register: its write came before this one, or comes
+            // after it, unless the switch has changed by now.
+            if self.quarantined.is_set() == quarantined {
+                return;
+            }
         }
     }
 
