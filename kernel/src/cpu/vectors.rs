@@ -8,6 +8,8 @@
 //! | 0xe0 - 0xef | fixed uses by name |
 //! | 0xf0 - 0xff | the local APIC's own |
 
+use alloc::vec::Vec;
+
 use spin::Mutex;
 
 use super::{PerCpu, get, interrupts};
@@ -69,16 +71,33 @@ impl Slots {
     }
 
     fn allocate(&self) -> Option<u8> {
-        (FIRST_DEVICE..=LAST_DEVICE).find(|vector| {
-            self.slot(*vector).is_some_and(|slot| {
-                interrupts::without(|| {
-                    let mut slot = slot.lock();
-                    let free = matches!(*slot, Slot::Free);
-                    if free {
-                        *slot = Slot::Taken;
-                    }
-                    free
-                })
+        (FIRST_DEVICE..=LAST_DEVICE).find(|vector| self.take(*vector))
+    }
+
+    /// The first of `count` vectors in a row that were free, aligned to `count`, a power of two.
+    fn allocate_block(&self, count: u8) -> Option<u8> {
+        let mut first = FIRST_DEVICE.checked_next_multiple_of(count)?;
+        while let Some(last) = first.checked_add(count.checked_sub(1)?).filter(|last| *last <= LAST_DEVICE) {
+            let taken = (first..=last).take_while(|vector| self.take(*vector)).count();
+            if taken == usize::from(count) {
+                return Some(first);
+            }
+            (first..=last).take(taken).for_each(|vector| self.set(vector, Slot::Free));
+            first = first.checked_add(count)?;
+        }
+        None
+    }
+
+    /// Takes this very vector, if it is free.
+    fn take(&self, vector: u8) -> bool {
+        self.slot(vector).is_some_and(|slot| {
+            interrupts::without(|| {
+                let mut slot = slot.lock();
+                let free = matches!(*slot, Slot::Free);
+                if free {
+                    *slot = Slot::Taken;
+                }
+                free
             })
         })
     }
@@ -108,6 +127,16 @@ impl Slots {
 pub fn allocate(cpu: u32) -> Option<HostVector> {
     let vector = slots(cpu)?.allocate()?;
     Some(HostVector { cpu, vector })
+}
+
+/// Takes `count` vectors in a row of the CPU with index `cpu`, the first of them a multiple of `count`, a power of two:
+/// what a function needs that counts its messages in the low bits.
+pub fn allocate_block(cpu: u32, count: u8) -> Option<Vec<HostVector>> {
+    if !count.is_power_of_two() {
+        return None;
+    }
+    let first = slots(cpu)?.allocate_block(count)?;
+    Some((first..).take(count.into()).map(|vector| HostVector { cpu, vector }).collect())
 }
 
 /// Gives a vector back. Its handler does not run any more when this returns; the device that used the vector was
@@ -155,6 +184,21 @@ mod tests {
         assert_eq!(slots.allocate(), Some(0x40));
         assert_eq!(slots.allocate(), None);
         assert!(!slots.run(0x20) && !slots.run(0xff));
+    }
+
+    #[test]
+    fn blocks_are_aligned_and_taken_whole_or_not_at_all() {
+        let slots = Slots::new();
+        assert!(slots.take(0x42));
+        assert_eq!(slots.allocate_block(32), Some(0x60), "0x40 is broken by 0x42");
+        assert_eq!(slots.allocate_block(2), Some(0x30));
+        assert_eq!(slots.allocate(), Some(0x32), "what a refused block had taken is free again");
+        assert_eq!(
+            [slots.allocate_block(32), slots.allocate_block(32), slots.allocate_block(32)],
+            [Some(0x80), Some(0xa0), Some(0xc0)]
+        );
+        assert_eq!((slots.allocate_block(32), slots.allocate_block(128)), (None, None));
+        assert!(slots.take(0x41));
     }
 
     #[test]
