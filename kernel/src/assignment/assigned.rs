@@ -15,7 +15,8 @@ use passthrough::reset::BusReset;
 use passthrough::topology::GroupId;
 
 use super::{
-    AssignedFunction, Assignments, Conflict, DmaWindows, Doors, Doubt, FunctionSpace, FunctionWindows, Kept, Remapping,
+    AssignedFunction, Assignments, Complaints, Conflict, DmaWindows, Doors, Doubt, FunctionSpace, FunctionWindows,
+    Kept, Remapping,
 };
 use crate::cpu::clock::Clock;
 use crate::memory::{self, GuestBlock, GuestMemory, MapMmioError};
@@ -36,6 +37,8 @@ pub struct Recipient {
     pub bus: Arc<ApicBus>,
     /// `allow = ["unsafe-interrupts"]`.
     pub unsafe_interrupts: bool,
+    /// What it may still cause of log, with all that it has and had.
+    pub complaints: Complaints,
 }
 
 /// What one VM holds. Dropping it gives everything back, in this order: devices (interrupts, bus mastering, reset),
@@ -72,13 +75,18 @@ impl Assigned {
         let remapping = assignments
             .remapping()
             .map_err(|reason| AssignError::NoRemapping { reason: reason.to_string() })?
-            .for_a_run();
+            .for_a_run(recipient.complaints.clone(), recipient.unsafe_interrupts);
         let mut assigned = hold(remapping.doubt().clone());
         if recipient.unsafe_interrupts {
-            warn!(
-                "{}: unsafe-interrupts is allowed: its devices may send any interrupt where interrupts are not remapped",
-                recipient.owner
-            );
+            let owner = &recipient.owner;
+            if remapping.remaps_interrupts() {
+                info!("{owner}: unsafe-interrupts is allowed and not needed: interrupts are remapped");
+            } else {
+                warn!(
+                    "{owner}: unsafe-interrupts is allowed: nothing remaps the interrupts of its devices, and whoever \
+                     controls it can forge any interrupt of the machine"
+                );
+            }
         }
         let policy = Policy { unsafe_interrupts: recipient.unsafe_interrupts, ..Policy::default() };
         let container = Container::new(remapping.clone(), recipient.owner.clone(), policy);
@@ -159,8 +167,9 @@ impl Assigned {
         }
         let windows = FunctionWindows::map(function, memory::map_mmio)
             .map_err(|source| AssignError::Registers { function: address, source })?;
+        let space = FunctionSpace::new(assignments.ecam().clone(), address);
         let parts = Parts {
-            configuration: FunctionSpace::new(assignments.ecam().clone(), address),
+            configuration: space.clone(),
             windows,
             clock: Clock,
             bus: bus_reset(assignments, function),
@@ -170,8 +179,12 @@ impl Assigned {
             .map_err(|source| AssignError::Device { function: address, source })?;
         let method =
             device.reset_method().map_or("cannot be reset".to_string(), |method| alloc::format!("reset by {method}"));
+        if let Some(senders) = assignments.remapping().ok().and_then(|remapping| remapping.signature(address).senders())
+        {
+            info!("{address}: its interrupt entries take messages of {senders}, as it signs with several ids");
+        }
         info!("{address} of {id} is {}'s: {method}, reaches its RAM and nothing else", recipient.owner);
-        Ok(AssignedFunction::new(function, device, recipient))
+        Ok(AssignedFunction::new(function, space, device, recipient))
     }
 
     /// Gives everything back. Errors of single devices are said; the rest is given back all the same.

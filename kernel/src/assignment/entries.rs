@@ -10,10 +10,10 @@ use alloc::vec::Vec;
 use iommu::address::PciAddress;
 use iommu::driver::{Delivery, Driver, Handle};
 use iommu::interrupt::entry::Trigger;
-use log::error;
 use passthrough::door::{Event, InterruptError, Message};
 use spin::Mutex;
 
+use super::complaints::Complaints;
 use super::events::Events;
 use super::machine::KernelMachine;
 use super::route::Route;
@@ -23,6 +23,7 @@ use super::signature::Signature;
 #[derive(Debug)]
 pub struct Entries {
     function: PciAddress,
+    complaints: Complaints,
     handle: Handle,
     /// For each entry, the routes that it has had since it was bound: one a host CPU, the current one last.
     routes: Mutex<Vec<Vec<Route>>>,
@@ -35,13 +36,14 @@ impl Entries {
         function: PciAddress,
         signature: &Signature,
         count: u16,
+        complaints: Complaints,
     ) -> Result<Self, InterruptError> {
         let handle = driver.interrupts().allocate(signature.origin(), count).map_err(|refusal| {
-            error!("{function}: no interrupt-remapping entries: {refusal}");
+            complaints.error(format_args!("{function}: no interrupt-remapping entries: {refusal}"));
             InterruptError::TooFew { available: 0 }
         })?;
         let routes = Mutex::new((0..count).map(|_| Vec::new()).collect());
-        Ok(Self { function, handle, routes })
+        Ok(Self { function, complaints, handle, routes })
     }
 
     /// What the function writes to reach an entry.
@@ -89,7 +91,9 @@ impl Entries {
         let destination_apic_id = crate::cpu::apic_id(route.cpu()).unwrap_or(u32::MAX);
         let delivery = Delivery::Remapped { destination_apic_id, vector: route.number(), trigger: Trigger::Edge };
         driver.interrupts().program(&self.handle, index, delivery).map_err(|refusal| {
-            error!("{}: interrupt {index} cannot be delivered to CPU {}: {refusal}", self.function, route.cpu());
+            let (function, cpu) = (self.function, route.cpu());
+            self.complaints
+                .error(format_args!("{function}: interrupt {index} cannot be delivered to CPU {cpu}: {refusal}"));
             InterruptError::TooFew { available: 0 }
         })
     }
@@ -101,17 +105,21 @@ impl Entries {
         match driver.interrupts().mask(&self.handle, index) {
             Ok(()) => held.clear(),
             // The unit may still raise them: they stay taken and bound.
-            Err(refusal) => error!("{}: interrupt {index} is not withdrawn: {refusal}", self.function),
+            Err(refusal) => {
+                let function = self.function;
+                self.complaints.error(format_args!("{function}: interrupt {index} is not withdrawn: {refusal}"));
+            }
         }
     }
 
     /// Gives everything back.
     pub fn free(self, driver: &Driver<KernelMachine>) {
-        let Self { function, handle, routes } = self;
+        let Self { function, complaints, handle, routes } = self;
         match driver.interrupts().free(handle) {
             Ok(()) => drop(routes),
             Err(refusal) => {
-                error!("{function}: its interrupt entries and vectors are not given back: {refusal}");
+                complaints
+                    .error(format_args!("{function}: its interrupt entries and vectors are not given back: {refusal}"));
                 core::mem::forget(routes);
             }
         }

@@ -11,6 +11,7 @@ use iommu::address::PciAddress;
 use passthrough::door::Event;
 use spin::Mutex;
 
+use super::direct::Receiver;
 use super::event::Target;
 use super::route::Mailbox;
 use crate::vapic::{ApicBus, Endpoint};
@@ -40,10 +41,16 @@ impl Events {
 
     /// What an event of `function` stands for: the host CPU that has to take the interrupt, and the bit of a mailbox.
     pub fn resolve(&'static self, function: PciAddress, event: Event) -> Option<(u32, Mailbox)> {
+        let Receiver { endpoint, vector, delivered } = self.receiver(function, event)?;
+        Some((endpoint.host_cpu(), Mailbox { descriptor: endpoint.mailbox(), vector, delivered }))
+    }
+
+    /// What an event of `function` stands for, for who may take its interrupt on another CPU than the vCPU's.
+    pub fn receiver(&'static self, function: PciAddress, event: Event) -> Option<Receiver> {
         let target = Target::from_event(event)?;
         let endpoint = self.endpoint(target)?;
         let delivered = self.delivered.lock().entry(function).or_default().clone();
-        Some((endpoint.host_cpu(), Mailbox { descriptor: endpoint.mailbox(), vector: target.vector, delivered }))
+        Some(Receiver { endpoint, vector: target.vector, delivered })
     }
 
     /// How many interrupts of `function` were delivered since the start.

@@ -14,7 +14,7 @@ use log::{error, warn};
 use spin::Mutex;
 
 use super::{Assigned, Remapping};
-use crate::cpu::interrupts;
+use crate::cpu::{clock, interrupts};
 
 /// Reports that wait to be told. More than a device may have reported within a second.
 const QUEUE: usize = 64;
@@ -27,6 +27,10 @@ static PENDING: AtomicBool = AtomicBool::new(false);
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 /// How often a unit dropped faults because its records were full.
 static OVERFLOWS: AtomicU64 = AtomicU64::new(0);
+/// When the two counts were last told, in nanoseconds.
+static TOLD: AtomicU64 = AtomicU64::new(0);
+/// How often they are told at most, in nanoseconds: a device causes them as often as it faults.
+const PAUSE: u64 = 1_000_000_000;
 
 /// Whether [`tell_all`] has something to do.
 pub fn are_pending() -> bool {
@@ -56,6 +60,22 @@ pub fn tell_all(remapping: &Remapping, owner: impl Fn(PciAddress, &mut dyn FnMut
     for report in reports {
         owner(report.device, &mut |vm, assigned| tell(remapping, &report, vm, assigned));
     }
+    tell_losses(clock::nanoseconds());
+}
+
+/// Tells what was lost, unless that was just told: then it is told with what is lost next, or by
+/// [`tell_all_losses`].
+fn tell_losses(now: u64) {
+    let lost = [&LEFT_OUT, &OVERFLOWS].iter().any(|count| count.load(Ordering::Relaxed) > 0);
+    if !lost || now.saturating_sub(TOLD.load(Ordering::Relaxed)) < PAUSE {
+        return;
+    }
+    TOLD.store(now, Ordering::Relaxed);
+    tell_all_losses();
+}
+
+/// Tells what was lost and not told yet.
+pub fn tell_all_losses() {
     for (count, what) in [
         (LEFT_OUT.swap(0, Ordering::Relaxed), "reports of faults were left out: they came faster than they are told"),
         (OVERFLOWS.swap(0, Ordering::Relaxed), "times a remapping unit had no record free and dropped faults"),

@@ -4,14 +4,13 @@
 //! the guest's table, the MSI-X page trapped, the guest's messages turned into events.
 //!
 //! Lock: the device's, taken after the virtual bus's own and before those of the driver; never in an interrupt handler.
+//! Quarantine alone does not wait for it ([`Guarded`]): it is called with the VM's `assigned` locked.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use iommu::address::{HostPhysical, PciAddress};
-use log::warn;
 use passthrough::config::Changes;
 use passthrough::device::{BarPart, Device, DeviceError};
 use passthrough::door::{Event, Machine, Message, Owner, Width};
@@ -19,15 +18,13 @@ use passthrough::interrupt::SetIrqsError;
 use spin::Mutex;
 
 use super::event::Target;
-use super::{FunctionSpace, FunctionWindows, Recipient, Remapping};
+use super::guarded::Guarded;
+use super::{Complaints, FunctionSpace, FunctionWindows, Recipient, Remapping};
 use crate::cpu::clock::Clock;
 use crate::memory::{GuestMemory, GuestPhysical};
 use crate::platform::pci;
 use crate::vapic::{ApicBus, MsiMessage};
 use crate::vm::pci::{BARS, Bar, BarKind, VirtualFunction};
-
-/// How often a VM's function may have something refused that is worth a line, over the life of the VM.
-const LINES: u32 = 16;
 
 /// The machine of every device object in this kernel.
 #[derive(Clone, Copy, Debug)]
@@ -61,18 +58,20 @@ struct Placed {
 pub struct AssignedFunction {
     address: PciAddress,
     owner: Owner,
-    device: Mutex<Device<Doors>>,
+    device: Guarded<Doors>,
+    /// The real function's, for who cannot wait for the device.
+    space: FunctionSpace,
     bars: [Option<HostBar>; BARS],
     /// Taken after the device's lock or alone.
     placed: Mutex<Placed>,
     memory: Arc<GuestMemory>,
     bus: Arc<ApicBus>,
-    lines: AtomicU32,
+    complaints: Complaints,
 }
 
 impl AssignedFunction {
     /// Puts an open device on the bus of a VM.
-    pub fn new(function: &pci::Function, device: Device<Doors>, recipient: &Recipient) -> Self {
+    pub fn new(function: &pci::Function, space: FunctionSpace, device: Device<Doors>, recipient: &Recipient) -> Self {
         let bars = core::array::from_fn(|index| {
             let bar = function.bars.get(index).copied().flatten()?;
             let number = u8::try_from(index).ok()?;
@@ -82,12 +81,13 @@ impl AssignedFunction {
         Self {
             address: function.address,
             owner: recipient.owner.clone(),
-            device: Mutex::new(device),
+            device: Guarded::new(device),
+            space,
             bars,
             placed: Mutex::new(Placed { at: [None; BARS], answers: true }),
             memory: recipient.memory.clone(),
             bus: recipient.bus.clone(),
-            lines: AtomicU32::new(0),
+            complaints: recipient.complaints.clone(),
         }
     }
 
@@ -98,12 +98,12 @@ impl AssignedFunction {
 
     /// Whether the function can be reset, so that nothing of one VM is left in it for the next.
     pub fn has_reset(&self) -> bool {
-        self.device.lock().reset_method().is_some()
+        self.device.with(|device| device.reset_method().is_some())
     }
 
-    /// Stops the function's requests, whatever the guest wants, for as long as the VM lives.
+    /// Stops the function's requests, whatever the guest wants, for as long as the VM lives. Waits for nobody.
     pub fn quarantine(&self) {
-        self.device.lock().set_quarantined(true);
+        self.device.quarantine(&self.space);
     }
 
     /// Takes the function away from the VM, which has ended: nothing of it is mapped any more, it is silent and reset.
@@ -112,7 +112,7 @@ impl AssignedFunction {
     ///
     /// The function could not be reset; it is silent and blocked all the same.
     pub fn close(self) -> Result<(), DeviceError> {
-        self.device.into_inner().close()
+        self.device.close()
     }
 
     /// The event that a message of the guest stands for: one vector of one virtual CPU.
@@ -143,14 +143,9 @@ impl AssignedFunction {
         }
     }
 
-    /// One line of log, as long as the guest has not caused too many.
+    /// One line of log, as long as the VM has not caused too many.
     fn say(&self, what: fmt::Arguments<'_>) {
-        match self.lines.fetch_add(1, Ordering::Relaxed) {
-            0..LINES => warn!("{}: {}: {what}", self.owner, self.address),
-            LINES => warn!("{}: {}: further such lines are left out", self.owner, self.address),
-            // Far from wrapping: the counter stays near the limit.
-            _ => self.lines.store(LINES + 1, Ordering::Relaxed),
-        }
+        self.complaints.warn(format_args!("{}: {}: {what}", self.owner, self.address));
     }
 
     /// Maps what is placed, or takes it out of the guest's table, after the function began or ceased to answer.
@@ -205,23 +200,24 @@ impl VirtualFunction for AssignedFunction {
 
     fn config_read(&self, offset: u16, size: u8) -> u32 {
         let Some(width) = Width::from_bytes(size.into()) else { return u32::MAX };
-        self.device.lock().config_read(offset, width)
+        self.device.with(|device| device.config_read(offset, width))
     }
 
     fn config_write(&self, offset: u16, size: u8, value: u32) {
         let Some(width) = Width::from_bytes(size.into()) else { return };
-        let mut device = self.device.lock();
-        let changes = device.config_write(offset, width, value);
-        if changes.contains(Changes::RESET) {
-            self.reset(&mut device);
-        }
-        if changes.intersects(Changes::POWER | Changes::RESET) {
-            self.follow_power(device.answers());
-        }
-        if changes.intersects(Changes::MSI | Changes::MSI_X) {
-            let result = device.follow_messages(|message| self.event(message));
-            self.report(result);
-        }
+        self.device.with(|device| {
+            let changes = device.config_write(offset, width, value);
+            if changes.contains(Changes::RESET) {
+                self.reset(device);
+            }
+            if changes.intersects(Changes::POWER | Changes::RESET) {
+                self.follow_power(device.answers());
+            }
+            if changes.intersects(Changes::MSI | Changes::MSI_X) {
+                let result = device.follow_messages(|message| self.event(message));
+                self.report(result);
+            }
+        });
     }
 
     fn place(&self, bar: usize, at: Option<u64>) {
@@ -246,16 +242,17 @@ impl VirtualFunction for AssignedFunction {
 
     fn bar_read(&self, bar: usize, offset: u64, size: u8) -> u64 {
         let (Ok(bar), Some(width)) = (u8::try_from(bar), Width::from_bytes(size.into())) else { return u64::MAX };
-        self.device.lock().region_read(bar, offset, width)
+        self.device.with(|device| device.region_read(bar, offset, width))
     }
 
     fn bar_write(&self, bar: usize, offset: u64, size: u8, value: u64) {
         let (Ok(bar), Some(width)) = (u8::try_from(bar), Width::from_bytes(size.into())) else { return };
-        let mut device = self.device.lock();
-        if let Some(vector) = device.region_write(bar, offset, width, value) {
-            let result = device.follow_vector(vector, |message| self.event(message));
-            self.report(result);
-        }
+        self.device.with(|device| {
+            if let Some(vector) = device.region_write(bar, offset, width, value) {
+                let result = device.follow_vector(vector, |message| self.event(message));
+                self.report(result);
+            }
+        });
     }
 }
 

@@ -8,13 +8,14 @@ use alloc::vec::Vec;
 use iommu::address::{HostPhysical, Iova, PciAddress, SourceId};
 use iommu::driver::{AttachError, DomainError, DomainId, DomainRequest, Driver, InterruptRemapping};
 use iommu::paging::Permissions;
-use log::error;
 use passthrough::door::{
     Access, Event, InterruptError, Message, Owner, RemappingCapabilities, RemappingError, RemappingHardware, Reserved,
     ReservedKind,
 };
 use passthrough::group::Registry;
 
+use super::complaints::Complaints;
+use super::direct::Direct;
 use super::doubt::Doubt;
 use super::entries::Entries;
 use super::events::Events;
@@ -31,6 +32,23 @@ pub struct Remapping {
     /// The functions that no longer need the memory which firmware reserved for them.
     outgrown: Arc<[PciAddress]>,
     doubt: Doubt,
+    complaints: Complaints,
+    /// Where interrupts are not remapped, functions may send them all the same.
+    unsafe_interrupts: bool,
+}
+
+/// Interrupts of one function.
+#[derive(Debug)]
+pub enum Messages {
+    /// They go through entries that only the function may use.
+    Remapped(Entries),
+    /// Nothing remaps them.
+    Direct {
+        /// The function.
+        function: PciAddress,
+        /// The vectors that it raises.
+        vectors: Direct,
+    },
 }
 
 impl Remapping {
@@ -42,12 +60,42 @@ impl Remapping {
         registry: Registry,
         outgrown: Vec<PciAddress>,
     ) -> Self {
-        Self { driver, events, registry, outgrown: outgrown.into(), doubt: Doubt::default() }
+        let (doubt, complaints, outgrown) = (Doubt::default(), Complaints::default(), outgrown.into());
+        Self { driver, events, registry, outgrown, doubt, complaints, unsafe_interrupts: false }
     }
 
-    /// The same units for one VM in one of its runs, which a doubt that is raised concerns alone.
-    pub fn for_a_run(&self) -> Self {
-        Self { doubt: Doubt::default(), ..self.clone() }
+    /// The same units for one VM in one of its runs, which a doubt that is raised concerns alone. What goes wrong is said
+    /// on the account of `complaints`; with `unsafe_interrupts`, functions may interrupt although nothing checks whom.
+    pub fn for_a_run(&self, complaints: Complaints, unsafe_interrupts: bool) -> Self {
+        Self { doubt: Doubt::default(), complaints, unsafe_interrupts, ..self.clone() }
+    }
+
+    /// Whether messages of functions go through entries.
+    pub fn remaps_interrupts(&self) -> bool {
+        matches!(self.driver.interrupt_remapping(), InterruptRemapping::On { .. })
+    }
+
+    /// The driver's refusal in `passthrough`'s words; the reason that those cannot carry goes to the log.
+    fn domain_refused(&self, what: &str, refusal: DomainError) -> RemappingError {
+        match refusal {
+            DomainError::OutOfIds { .. } => RemappingError::OutOfDomains,
+            DomainError::Uncovered { .. } => RemappingError::NoUnit,
+            other => {
+                self.complaints.error(format_args!("{what}: {other}"));
+                RemappingError::Unit("changing a domain; the line above says why")
+            }
+        }
+    }
+
+    /// Vectors for unremapped messages of `function`, on the CPU of the VM's first vCPU.
+    fn direct(&self, owner: &Owner, function: PciAddress, count: u16, block: bool) -> Result<Messages, InterruptError> {
+        let cpu = self.events.bus(owner.id).and_then(|bus| bus.endpoint(0)).map(|endpoint| endpoint.host_cpu());
+        let place = cpu.filter(|_| self.unsafe_interrupts).and_then(|cpu| Some((cpu, crate::cpu::apic_id(cpu)?)));
+        let (cpu, apic_id) = place.ok_or(InterruptError::TooFew { available: 0 })?;
+        let vectors = Direct::allocate(cpu, apic_id, count, block).inspect_err(|refusal| {
+            self.complaints.error(format_args!("{function}: no vectors for unremapped interrupts: {refusal}"));
+        })?;
+        Ok(Messages::Direct { function, vectors })
     }
 
     /// Raised when a unit does not confirm that this VM's devices have lost what they had.
@@ -65,6 +113,12 @@ impl Remapping {
         Signature::of(function, self.registry.groups())
     }
 
+    /// How often requests of `function` were blocked since the start, by the id that they were signed with. What is
+    /// signed with an id of a bridge may be that of any function behind it: it is counted for each.
+    pub fn faults_of(&self, function: PciAddress) -> Vec<(PciAddress, u64)> {
+        self.signature(function).ids().map(|sender| (sender, self.driver.faults_ever(sender))).collect()
+    }
+
     /// The mailboxes.
     pub fn events(&self) -> &'static Events {
         self.events
@@ -77,7 +131,7 @@ pub enum Line {}
 
 impl RemappingHardware for Remapping {
     type Domain = DomainId;
-    type Interrupts = Entries;
+    type Interrupts = Messages;
     type Line = Line;
 
     fn capabilities(&self, function: PciAddress) -> Result<RemappingCapabilities, RemappingError> {
@@ -88,7 +142,7 @@ impl RemappingHardware for Remapping {
         let levels = [(4, 48), (3, 39)].into_iter().find(|(levels, _)| capability.walks_levels(*levels));
         let width = u32::from(capability.maximum_width().clamp(12, levels.map_or(57, |(_, bits)| bits)));
         Ok(RemappingCapabilities {
-            interrupt_remapping: matches!(self.driver.interrupt_remapping(), InterruptRemapping::On { .. }),
+            interrupt_remapping: self.remaps_interrupts(),
             // 4 KiB always; SLLPS bit 0 is 2 MiB, bit 1 is 1 GiB.
             page_sizes: 1 << 12 | (capability.large_pages() & 1) << 21 | (capability.large_pages() >> 1 & 1) << 30,
             last_address: (1u64 << width) - 1,
@@ -110,13 +164,13 @@ impl RemappingHardware for Remapping {
     fn create_domain(&self, owner: &Owner, function: PciAddress) -> Result<DomainId, RemappingError> {
         let frames = KernelFrames::new(memory::Owner::Vm(owner.id));
         let made = self.driver.create_domain_in(&DomainRequest::for_devices(&[function]), frames);
-        made.map_err(|refusal| domain_refused(&format!("a domain for {owner}"), refusal))
+        made.map_err(|refusal| self.domain_refused(&format!("a domain for {owner}"), refusal))
     }
 
     fn destroy_domain(&self, domain: DomainId) {
         if let Err(refusal) = self.driver.destroy_domain(domain) {
             self.doubt.raise();
-            error!("domain {domain} stays: {refusal}");
+            self.complaints.error(format_args!("domain {domain} stays: {refusal}"));
         }
     }
 
@@ -133,7 +187,7 @@ impl RemappingHardware for Remapping {
                 if let AttachError::Invalidation(_) = other {
                     self.doubt.raise();
                 }
-                error!("{function} is not attached: {other}");
+                self.complaints.error(format_args!("{function} is not attached: {other}"));
                 RemappingError::Unit("attaching the function to its domain; the line above says why")
             }
         })
@@ -143,7 +197,7 @@ impl RemappingHardware for Remapping {
         // The driver remembers the ids that it attached the function under.
         if let Err(refusal) = self.driver.detach(function) {
             self.doubt.raise();
-            error!("{function} is not cleanly detached: {refusal}");
+            self.complaints.error(format_args!("{function} is not cleanly detached: {refusal}"));
         }
     }
 
@@ -160,42 +214,63 @@ impl RemappingHardware for Remapping {
         permissions.set(Permissions::WRITE, access.write);
         self.driver
             .map(domain, iova, host, length, permissions)
-            .map_err(|refusal| domain_refused(&format!("mapping {length:#x} bytes at {iova}"), refusal))
+            .map_err(|refusal| self.domain_refused(&format!("mapping {length:#x} bytes at {iova}"), refusal))
     }
 
     fn unmap(&self, domain: DomainId, iova: Iova, length: u64) {
         if let Err(refusal) = self.driver.unmap(domain, iova, length) {
             self.doubt.raise();
-            error!("domain {domain}: {length:#x} bytes at {iova} are not cleanly unmapped: {refusal}");
+            self.complaints.error(format_args!(
+                "domain {domain}: {length:#x} bytes at {iova} are not cleanly unmapped: {refusal}"
+            ));
         }
     }
 
     fn allocate_interrupts(
         &self,
-        _owner: &Owner,
+        owner: &Owner,
         function: PciAddress,
         count: u16,
         block: bool,
-    ) -> Result<Entries, InterruptError> {
+    ) -> Result<Messages, InterruptError> {
         // The driver aligns a run whose length is a power of two, which a block's is.
         let count = if block { count.checked_next_power_of_two().unwrap_or(count) } else { count };
-        Entries::allocate(self.driver, function, &self.signature(function), count)
+        if !self.remaps_interrupts() {
+            return self.direct(owner, function, count, block);
+        }
+        let signature = self.signature(function);
+        Entries::allocate(self.driver, function, &signature, count, self.complaints.clone()).map(Messages::Remapped)
     }
 
-    fn message(&self, interrupts: &Entries, index: u16) -> Message {
-        interrupts.message(self.driver, index)
+    fn message(&self, interrupts: &Messages, index: u16) -> Message {
+        match interrupts {
+            Messages::Remapped(entries) => entries.message(self.driver, index),
+            Messages::Direct { vectors, .. } => vectors.message(index),
+        }
     }
 
-    fn bind(&self, interrupts: &Entries, index: u16, event: Event) -> Result<(), InterruptError> {
-        interrupts.bind(self.driver, self.events, index, event)
+    fn bind(&self, interrupts: &Messages, index: u16, event: Event) -> Result<(), InterruptError> {
+        match interrupts {
+            Messages::Remapped(entries) => entries.bind(self.driver, self.events, index, event),
+            Messages::Direct { function, vectors } => {
+                let receiver = self.events.receiver(*function, event).ok_or(InterruptError::UnknownEvent(event))?;
+                vectors.bind(index, receiver)
+            }
+        }
     }
 
-    fn unbind(&self, interrupts: &Entries, index: u16) {
-        interrupts.unbind(self.driver, index);
+    fn unbind(&self, interrupts: &Messages, index: u16) {
+        match interrupts {
+            Messages::Remapped(entries) => entries.unbind(self.driver, index),
+            Messages::Direct { vectors, .. } => vectors.unbind(index),
+        }
     }
 
-    fn free_interrupts(&self, interrupts: Entries) {
-        interrupts.free(self.driver);
+    fn free_interrupts(&self, interrupts: Messages) {
+        match interrupts {
+            Messages::Remapped(entries) => entries.free(self.driver),
+            Messages::Direct { vectors, .. } => drop(vectors),
+        }
     }
 
     fn connect_line(
@@ -222,19 +297,7 @@ impl RemappingHardware for Remapping {
 
     fn signal(&self, event: Event) {
         if !self.events.signal(event) {
-            error!("event {:#x} leads to no virtual CPU", event.0);
-        }
-    }
-}
-
-/// The driver's refusal in `passthrough`'s words; the reason that those cannot carry goes to the log.
-fn domain_refused(what: &str, refusal: DomainError) -> RemappingError {
-    match refusal {
-        DomainError::OutOfIds { .. } => RemappingError::OutOfDomains,
-        DomainError::Uncovered { .. } => RemappingError::NoUnit,
-        other => {
-            error!("{what}: {other}");
-            RemappingError::Unit("changing a domain; the line above says why")
+            self.complaints.error(format_args!("event {:#x} leads to no virtual CPU", event.0));
         }
     }
 }

@@ -68,6 +68,7 @@ pub(super) fn build(schedule: &Schedule, slot: &Slot) -> Result<(), StartError> 
         memory: memory.clone(),
         bus: slot.bus.clone(),
         unsafe_interrupts: slot.configuration.allows(configuration::Override::UnsafeInterrupts),
+        complaints: slot.complaints.clone(),
     };
     let assigned = Assigned::open(&schedule.assignments, &recipient, &slot.claims).map_err(StartError::Assign)?;
     let vcpus = vcpus(slot)?;

@@ -63,6 +63,7 @@ impl Schedule {
 
     /// Every VM is over.
     fn finish(&self) {
+        crate::assignment::faults::tell_all_losses();
         start::log_memory();
         match self.at_end {
             AtEnd::Halt => info!("every VM has ended; the machine stays on and does nothing"),

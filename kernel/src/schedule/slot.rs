@@ -9,7 +9,7 @@ use passthrough::door::Owner;
 use spin::Mutex;
 
 use super::life::Life;
-use crate::assignment::Assigned;
+use crate::assignment::{Assigned, Complaints};
 use crate::console::GuestConsole;
 use crate::memory::GuestMemory;
 use crate::vapic::ApicBus;
@@ -36,7 +36,10 @@ pub(super) struct Slot {
     pub(super) restarts: Mutex<Restarts>,
     /// Set from the building to the taking apart.
     pub(super) running: Mutex<Option<Arc<Running>>>,
-    /// Held while the VM runs. Taken alone, never in an interrupt handler.
+    /// What its devices may still cause of log, in all runs.
+    pub(super) complaints: Complaints,
+    /// Held while the VM runs. Taken before a container's lock and no other: nothing that is done under it waits for a
+    /// device. Never in an interrupt handler.
     pub(super) assigned: Mutex<Option<Assigned>>,
     /// Exits of all virtual CPUs in the runs that are over.
     exits: AtomicU64,
@@ -61,6 +64,7 @@ impl Slot {
             life: Life::new(),
             restarts,
             running: Mutex::new(None),
+            complaints: Complaints::default(),
             assigned: Mutex::new(None),
             exits: AtomicU64::new(0),
         }

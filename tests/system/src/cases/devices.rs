@@ -5,7 +5,7 @@ use crate::case::{Case, Pattern};
 use crate::machine::Hardware;
 
 pub(super) fn all() -> Vec<Case> {
-    vec![interrupts(), stale_translation()]
+    vec![interrupts(), unremapped_interrupts(), stale_translation()]
 }
 
 /// MSI of one device and MSI-X of another, each delivered as often as it was sent.
@@ -19,6 +19,27 @@ fn interrupts() -> Case {
         .with_disk(1)
         .expect(Pattern::guest("msi", "counted=500"))
         .expect(Pattern::guest("msix", "counted=200"))
+        .expect(ended("msi", "msi"))
+        .expect(ended("msix", "msix"))
+        .forbid(Pattern::guest("msi", "failed"))
+        .forbid(Pattern::guest("msix", "failed"))
+}
+
+/// Without interrupt remapping, VMs that allow it get the interrupts of their devices all the same, and the log says
+/// what that costs.
+fn unremapped_interrupts() -> Case {
+    let allow = "allow = [\"unsafe-interrupts\"]\ndebug_exit = true";
+    let vms = [
+        exerciser("msi", "0", "test=msi count=200", &format!("{allow}\ndevices = [\"{EDU}\"]")),
+        exerciser("msix", "1", "test=msix count=100", &format!("{allow}\ndevices = [\"{NVME}\"]")),
+    ];
+    Case::new("unsafe-interrupts", configuration(&vms))
+        .on(Hardware { remapping_unit: Some("intremap=off".into()), ..Hardware::default() }.edu())
+        .with_disk(5)
+        .expect(Pattern::hypervisor("VM msi: unsafe-interrupts is allowed: nothing remaps the interrupts"))
+        .expect(Pattern::hypervisor("VM msix: unsafe-interrupts is allowed: nothing remaps the interrupts"))
+        .expect(Pattern::guest("msi", "counted=200"))
+        .expect(Pattern::guest("msix", "counted=100"))
         .expect(ended("msi", "msi"))
         .expect(ended("msix", "msix"))
         .forbid(Pattern::guest("msi", "failed"))
