@@ -11,6 +11,7 @@ pub mod case;
 pub mod cases;
 pub mod demo;
 pub mod disk;
+pub mod disk_image;
 pub mod ending;
 mod in_use;
 pub mod initramfs;

@@ -28,28 +28,40 @@ pub fn write(image: &Path, files: &Files) -> Result<()> {
     if let Some(folder) = image.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let mut content = 0;
-    for (_, source) in files {
-        content += match source {
-            Source::File(path) => fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len(),
-            Source::Bytes(bytes) => bytes.len() as u64,
-        };
-    }
+    let content = content(files)?;
     // Room for the tables and the rounding up to clusters; never so small that firmware would take it for FAT12.
     let size = (content + content / 16).next_multiple_of(MIB) + 40 * MIB;
     let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).clone();
-    let mut file = options.open(image).with_context(|| format!("cannot write {}", image.display()))?;
+    let file = options.open(image).with_context(|| format!("cannot write {}", image.display()))?;
     file.set_len(size)?;
-    fatfs::format_volume(&mut file, FormatVolumeOptions::new().volume_label(*b"POSTERN    "))?;
-    file.seek(SeekFrom::Start(0))?;
-    let volume = FileSystem::new(file, FsOptions::new())?;
+    fill(file, FormatVolumeOptions::new(), files)
+}
+
+/// The bytes of all files together.
+pub(crate) fn content(files: &Files) -> Result<u64> {
+    files.iter().try_fold(0, |sum, (_, source)| {
+        Ok(sum
+            + match source {
+                Source::File(path) => {
+                    fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len()
+                }
+                Source::Bytes(bytes) => bytes.len() as u64,
+            })
+    })
+}
+
+/// Makes `place` a volume with these files.
+pub(crate) fn fill(mut place: impl Read + Write + Seek, options: FormatVolumeOptions, files: &Files) -> Result<()> {
+    fatfs::format_volume(&mut place, options.volume_label(*b"POSTERN    "))?;
+    place.seek(SeekFrom::Start(0))?;
+    let volume = FileSystem::new(place, FsOptions::new())?;
     for (path, source) in files {
         add(&volume, path, source).with_context(|| format!("cannot put {path} on the boot volume"))?;
     }
     volume.unmount().context("cannot finish the boot volume")
 }
 
-fn add(volume: &FileSystem<File>, path: &str, source: &Source) -> Result<()> {
+fn add<T: Read + Write + Seek>(volume: &FileSystem<T>, path: &str, source: &Source) -> Result<()> {
     let root = volume.root_dir();
     for (at, _) in path.match_indices('/') {
         root.create_dir(&path[..at])?;
