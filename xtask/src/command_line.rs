@@ -27,15 +27,20 @@ pub(crate) enum Command {
     Setup(Offline),
     /// Build the boot loader, the kernel and the test guests
     Build(Offline),
-    /// Boot Postern in QEMU and show its log and the guests' consoles
+    /// Boot Postern in an emulator and show its log and the guests' consoles
     ///
-    /// Without --config it runs the demo: a Linux guest that owns an NVMe disk and a network card, beside a guest
+    /// Without --config it runs, in QEMU, the demo: a Linux guest that owns an NVMe disk and a network card, beside a guest
     /// whose device attacks everything in reach. It then proves from the log and the disk that the first worked and
     /// the second was stopped; the exit status is 0 only if every point is proven. With --config or --initrd there is
     /// nothing of the demo to prove: the exit status is 0 if every VM started, ended without a crash and gave its
     /// memory back.
     Run(Box<RunOptions>),
-    /// Check formatting and lints, run the host tests and boot the system tests; what CI runs
+    /// Write the disk for a lab machine: a file to copy to a USB stick, which UEFI firmware boots from
+    ///
+    /// It has a GUID partition table and one EFI system partition with the loader, the kernel, the configuration and
+    /// the files that it names. The configuration is checked before anything is written.
+    Image(ImageOptions),
+    /// Check formatting and lints, run the host tests, and boot the system tests in QEMU and in Bochs; what CI runs
     ///
     /// Ends with the line `N passed, N failed`.
     Test(TestOptions),
@@ -57,7 +62,14 @@ pub(crate) struct Offline {
 /// Options of `run`.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RunOptions {
-    /// Keep the machine running and connect this terminal to the Linux guest's shell
+    /// The machine: one with a remapping unit, devices to assign and SVM; or one with VMX, from the disk that `image`
+    /// writes
+    #[arg(long, value_enum, default_value_t = MachineKind::Qemu)]
+    pub(crate) machine: MachineKind,
+    /// The processor, as the emulator calls it [default: max,+svm in QEMU, arrow_lake in Bochs]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu_model: Option<String>,
+    /// Keep the machine running and connect this terminal to the Linux guest's shell (QEMU only)
     #[arg(long)]
     pub(crate) shell: bool,
     /// Boot with this configuration instead of the demo's; the files that it names are looked for beside it, then
@@ -70,12 +82,44 @@ pub(crate) struct RunOptions {
     /// An initramfs to use as guests/initrd instead of the one that xtask makes
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
-    /// One more argument for QEMU, as it is; may be given several times
+    /// One more argument for QEMU, as it is; may be given several times (QEMU only)
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) qemu_arguments: Vec<String>,
-    /// Stop the machine after so many seconds [default: 180; with --shell no limit]
+    /// Stop the machine after so many seconds [default: 180, in Bochs 600; with --shell no limit]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
+    /// Whether anything may be fetched.
+    #[command(flatten)]
+    pub(crate) offline: Offline,
+}
+
+/// The emulator of a machine.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MachineKind {
+    /// QEMU's q35: an Intel remapping unit, PCI Express devices, a processor with SVM
+    Qemu,
+    /// Bochs's i440FX: a processor with VMX, no remapping unit
+    Bochs,
+}
+
+/// Options of `image`.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ImageOptions {
+    /// The file to write
+    pub(crate) out: PathBuf,
+    /// The configuration for the disk; the files that it names are looked for beside it, then among the guests that
+    /// xtask builds [default: one Linux guest without devices, at its shell]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A Linux kernel (bzImage) to use as guests/vmlinuz instead of Debian's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initramfs to use as guests/initrd instead of the one that xtask makes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Whether anything may be fetched.
     #[command(flatten)]
     pub(crate) offline: Offline,
@@ -112,6 +156,8 @@ pub(crate) enum TestGroup {
     Host,
     /// Boots in QEMU
     System,
+    /// Boots in Bochs
+    Bochs,
 }
 
 #[cfg(test)]

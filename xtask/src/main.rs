@@ -8,6 +8,7 @@
 mod command_line;
 mod compile;
 mod dmar;
+mod image;
 mod process;
 mod progress;
 mod provision;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => provision::setup(options).map(|()| ExitCode::SUCCESS),
         Command::Build(options) => run::build(options).map(|()| ExitCode::SUCCESS),
         Command::Run(options) => run::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Image(options) => image::run(options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => test::run(options).map(|()| ExitCode::SUCCESS),
         Command::Dmar(options) => dmar::run(options),
     };

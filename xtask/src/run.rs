@@ -9,15 +9,17 @@ use system_tests::boot_files::{self, Own};
 use system_tests::demo::{self, Facts, Point};
 use system_tests::ending::{self, Ended, Watch};
 use system_tests::log_line::LogLine;
-use system_tests::machine::{Event, Machine, Serial};
+use system_tests::machine::{Event, Machine, Running, Serial};
 use system_tests::tools::Tools;
-use system_tests::{disk, volume};
+use system_tests::{bochs, disk, disk_image, volume};
 
-use crate::command_line::{Offline, RunOptions};
-use crate::{compile, tools};
+use crate::command_line::{MachineKind, Offline, RunOptions};
+use crate::{compile, image, tools};
 
 /// Seconds after which a run without --timeout is stopped.
 const DEFAULT_TIMEOUT: u64 = 180;
+/// The same in Bochs, which is slower.
+const DEFAULT_TIMEOUT_IN_BOCHS: u64 = 600;
 
 /// The seed of the disk's data.
 const SEED: u64 = 0x706f_7374_6572_6e21;
@@ -40,6 +42,13 @@ pub(crate) fn build(options: &Offline) -> Result<()> {
 
 /// `cargo xtask run`.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
+    match options.machine {
+        MachineKind::Qemu => run_in_qemu(options),
+        MachineKind::Bochs => run_in_bochs(options),
+    }
+}
+
+fn run_in_qemu(options: &RunOptions) -> Result<()> {
     let tools = tools::prepare(&options.offline)?;
     let folder = tools.output.join("run");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -51,7 +60,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         None => demo::configuration(if options.shell { "shell" } else { "demo" }, &nonce),
     };
     let machine = start(&tools, options, &configuration, &folder, &image)?;
-    let (lines, ended) = follow(machine, options, &configuration)?;
+    let (lines, ended) = follow(Box::new(machine), options, DEFAULT_TIMEOUT, &configuration)?;
     if options.shell {
         return Ok(());
     }
@@ -67,6 +76,40 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     match death {
         Some(death) => bail!("{death}"),
         None => proven,
+    }
+}
+
+/// Boots from the disk of a lab machine.
+fn run_in_bochs(options: &RunOptions) -> Result<()> {
+    if options.shell || !options.qemu_arguments.is_empty() {
+        bail!("--shell and --qemu-arg are for the machine in QEMU: leave them out, or leave out --machine bochs");
+    }
+    let configuration = image::configuration(options.config.as_deref())?;
+    let tools = tools::prepare_with_bochs(&options.offline)?;
+    let emulator = tools.bochs.as_ref().context("Bochs was not found")?;
+    let folder = tools.output.join("run-bochs");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    disk_image::write(&folder.join(bochs::DISK), &boot_files::collect(&tools.parts, &configuration, &own(options))?)?;
+    let mut hardware = bochs::Hardware::default();
+    if let Some(model) = &options.cpu_model {
+        hardware.cpu_model.clone_from(model);
+    }
+    println!("booting in Bochs; Ctrl-C stops it; its logs go to {}", folder.display());
+    let machine = bochs::Machine::start(emulator, &hardware, &folder)?;
+    let (lines, ended) = follow(Box::new(machine), options, DEFAULT_TIMEOUT_IN_BOCHS, &configuration)?;
+    match ending::death(&lines, &ended) {
+        Some(death) => bail!("{death}"),
+        None => own_guests(&configuration, &lines),
+    }
+}
+
+/// The files that the user gave.
+fn own(options: &RunOptions) -> Own {
+    Own {
+        folder: options.config.as_ref().and_then(|file| file.parent()).map(ToOwned::to_owned),
+        kernel: options.kernel.clone(),
+        initrd: options.initrd.clone(),
+        may_be_absent: false,
     }
 }
 
@@ -88,15 +131,12 @@ fn own_guests(configuration: &str, lines: &[LogLine]) -> Result<()> {
 }
 
 fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path, image: &Path) -> Result<Machine> {
-    let own = Own {
-        folder: options.config.as_ref().and_then(|file| file.parent()).map(ToOwned::to_owned),
-        kernel: options.kernel.clone(),
-        initrd: options.initrd.clone(),
-        may_be_absent: false,
-    };
     let volume = folder.join("boot.img");
-    volume::write(&volume, &boot_files::collect(tools, configuration, &own)?)?;
+    volume::write(&volume, &boot_files::collect(&tools.parts, configuration, &own(options))?)?;
     let mut hardware = demo::hardware(image);
+    if let Some(model) = &options.cpu_model {
+        hardware.cpu_model.clone_from(model);
+    }
     hardware.devices.extend(options.qemu_arguments.iter().cloned());
     let serial = if options.shell { Serial::Terminal } else { Serial::Lines };
     match serial {
@@ -109,9 +149,14 @@ fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path
     Machine::start(&tools.qemu, &hardware, &volume, folder, serial)
 }
 
-/// Shows the machine's lines until it ends, and how QEMU ended.
-fn follow(mut machine: Machine, options: &RunOptions, configuration: &str) -> Result<(Vec<LogLine>, Ended)> {
-    let seconds = options.timeout.or((!options.shell).then_some(DEFAULT_TIMEOUT));
+/// Shows the machine's lines until it ends or `timeout` seconds are over, and how the emulator ended.
+fn follow(
+    mut machine: Box<dyn Running>,
+    options: &RunOptions,
+    timeout: u64,
+    configuration: &str,
+) -> Result<(Vec<LogLine>, Ended)> {
+    let seconds = options.timeout.or((!options.shell).then_some(timeout));
     let mut watch = Watch::limited_to(seconds.map(Duration::from_secs));
     let colour = stdout().is_terminal();
     let mut lines = Vec::new();

@@ -1,7 +1,7 @@
 //! Everything that a boot needs, found and built.
 
 use anyhow::Result;
-use system_tests::tools::Tools;
+use system_tests::tools::{Parts, Tools};
 
 use crate::command_line::Offline;
 use crate::{compile, provision, workspace};
@@ -13,7 +13,17 @@ pub(crate) fn prepare(options: &Offline) -> Result<Tools> {
         provision::find_all(options, |_, _| ())?;
     }
     let qemu = provision::qemu(options)?;
+    Ok(Tools { qemu, bochs: None, parts: parts(options)?, output: workspace::output() })
+}
+
+/// The same for boots in Bochs.
+pub(crate) fn prepare_with_bochs(options: &Offline) -> Result<Tools> {
+    let tools = prepare(options)?;
+    Ok(Tools { bochs: Some(provision::bochs(options)?), ..tools })
+}
+
+/// Finds or fetches and builds what lies on a boot volume.
+pub(crate) fn parts(options: &Offline) -> Result<Parts> {
     let linux = provision::linux(options)?;
-    let images = compile::build(options)?;
-    Ok(Tools { qemu, images, linux, root: workspace::root().to_path_buf(), output: workspace::output() })
+    Ok(Parts { images: compile::build(options)?, linux, root: workspace::root().to_path_buf() })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::initramfs;
-use crate::tools::Tools;
+use crate::tools::Parts;
 use crate::volume::{Files, Source};
 
 /// Files that a user gives in place of those that are made here.
@@ -27,46 +27,46 @@ pub struct Own {
 ///
 /// # Errors
 /// When the configuration names a file that is neither the user's nor made here.
-pub fn collect(tools: &Tools, configuration: &str, own: &Own) -> Result<Files> {
+pub fn collect(parts: &Parts, configuration: &str, own: &Own) -> Result<Files> {
     let mut files = vec![
-        ("EFI/BOOT/BOOTX64.EFI".to_owned(), Source::File(tools.images.loader.clone())),
-        ("postern-kernel.elf".to_owned(), Source::File(tools.images.kernel.clone())),
+        ("EFI/BOOT/BOOTX64.EFI".to_owned(), Source::File(parts.images.loader.clone())),
+        ("postern-kernel.elf".to_owned(), Source::File(parts.images.kernel.clone())),
         ("postern.toml".to_owned(), Source::Bytes(configuration.as_bytes().to_vec())),
     ];
     for path in configuration::read(configuration).files() {
-        match find(tools, &path.value, own)? {
+        match find(parts, &path.value, own)? {
             Some(source) => files.push((path.value.clone(), source)),
             None if own.may_be_absent => {}
             None => {
-                bail!("{}: the configuration names {}, which is not there{}", path.position, path.value, known(tools))
+                bail!("{}: the configuration names {}, which is not there{}", path.position, path.value, known(parts))
             }
         }
     }
     Ok(files)
 }
 
-fn find(tools: &Tools, path: &str, own: &Own) -> Result<Option<Source>> {
+fn find(parts: &Parts, path: &str, own: &Own) -> Result<Option<Source>> {
     let given = |file: &Option<PathBuf>| file.clone().map(Source::File);
     if let Some(file) = own.folder.as_deref().map(|folder| folder.join(path)).filter(|file| file.is_file()) {
         return Ok(Some(Source::File(file)));
     }
     Ok(match path {
-        "guests/vmlinuz" => given(&own.kernel).or_else(|| Some(Source::File(tools.linux.kernel.clone()))),
+        "guests/vmlinuz" => given(&own.kernel).or_else(|| Some(Source::File(parts.linux.kernel.clone()))),
         "guests/initrd" => match given(&own.initrd) {
             Some(source) => Some(source),
-            None => Some(Source::Bytes(initramfs::build(&tools.linux, &tools.root.join("tests/guests/linux"))?)),
+            None => Some(Source::Bytes(initramfs::build(&parts.linux, &parts.root.join("tests/guests/linux"))?)),
         },
-        _ => built(tools, path).map(|file| Source::File(file.to_path_buf())),
+        _ => built(parts, path).map(|file| Source::File(file.to_path_buf())),
     })
 }
 
 /// The test guest that is named `guests/NAME.elf` on the volume.
-fn built<'a>(tools: &'a Tools, path: &str) -> Option<&'a Path> {
+fn built<'a>(parts: &'a Parts, path: &str) -> Option<&'a Path> {
     let name = path.strip_prefix("guests/")?.strip_suffix(".elf")?;
-    tools.images.guests.iter().find(|(known, _)| known == name).map(|(_, file)| file.as_path())
+    parts.images.guests.iter().find(|(known, _)| known == name).map(|(_, file)| file.as_path())
 }
 
-fn known(tools: &Tools) -> String {
-    let guests: Vec<String> = tools.images.guests.iter().map(|(name, _)| format!("guests/{name}.elf")).collect();
+fn known(parts: &Parts) -> String {
+    let guests: Vec<String> = parts.images.guests.iter().map(|(name, _)| format!("guests/{name}.elf")).collect();
     format!(" beside it and not one of guests/vmlinuz, guests/initrd, {}", guests.join(", "))
 }

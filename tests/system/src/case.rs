@@ -12,9 +12,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::boot_files::{self, Own};
 use crate::ending::{self, LastWords, Watch};
 use crate::log_line::LogLine;
-use crate::machine::{Event, Hardware, Machine, Serial};
+use crate::machine::{Event, Hardware, Machine, Running, Serial};
 use crate::tools::Tools;
-use crate::volume;
+use crate::{bochs, disk_image, volume};
 
 /// Something that a line of the log may be.
 #[derive(Clone, Debug)]
@@ -102,8 +102,10 @@ type Check = Arc<dyn Fn(&Finished<'_>) -> Result<()> + Send + Sync>;
 pub struct Case {
     /// Its name, as a person types it.
     pub name: &'static str,
-    /// The machine.
+    /// The machine, where it is QEMU's.
     pub hardware: Hardware,
+    /// The machine in Bochs, if the case runs there.
+    bochs: Option<bochs::Hardware>,
     /// The configuration on the boot volume.
     pub configuration: String,
     /// Lines that must come, in any order, and how often at least.
@@ -122,12 +124,15 @@ pub struct Case {
     absent_files: bool,
 }
 
+/// An NVMe disk's image, and the SHA-256 that its data had before the boot.
+pub type Disk = (PathBuf, String);
+
 /// A boot that is over.
 pub struct Finished<'a> {
     /// All lines.
     pub lines: &'a [LogLine],
-    /// The NVMe disk's image, and the SHA-256 that its data had before the boot.
-    pub disk: Option<(PathBuf, String)>,
+    /// The NVMe disk, if the machine had one.
+    pub disk: Option<Disk>,
 }
 
 impl Case {
@@ -136,6 +141,7 @@ impl Case {
         Self {
             name,
             hardware: Hardware::default(),
+            bochs: None,
             configuration: configuration.into(),
             expected: Vec::new(),
             forbidden: Vec::new(),
@@ -150,6 +156,12 @@ impl Case {
     /// The same with another machine.
     pub fn on(mut self, hardware: Hardware) -> Self {
         self.hardware = hardware;
+        self
+    }
+
+    /// The same on this machine in Bochs.
+    pub fn in_bochs(mut self, hardware: bochs::Hardware) -> Self {
+        self.bochs = Some(hardware);
         self
     }
 
@@ -209,17 +221,17 @@ impl Case {
         })
     }
 
-    /// Boots; the disk, if there is one.
-    fn boot(
-        &self,
-        tools: &Tools,
-        folder: &Path,
-        lines: &mut Vec<LogLine>,
-        show: &mut dyn FnMut(&LogLine),
-    ) -> Result<Option<(PathBuf, String)>> {
-        let volume = folder.join("boot.img");
+    /// Starts the machine; its NVMe disk, if there is one.
+    fn start(&self, tools: &Tools, folder: &Path) -> Result<(Box<dyn Running>, Option<Disk>)> {
         let own = Own { may_be_absent: self.absent_files, ..Own::default() };
-        volume::write(&volume, &boot_files::collect(tools, &self.configuration, &own)?)?;
+        let files = boot_files::collect(&tools.parts, &self.configuration, &own)?;
+        if let Some(hardware) = &self.bochs {
+            let emulator = tools.bochs.as_ref().context("this case runs in Bochs, which was not asked for")?;
+            disk_image::write(&folder.join(bochs::DISK), &files)?;
+            return Ok((Box::new(bochs::Machine::start(emulator, hardware, folder)?), None));
+        }
+        let volume = folder.join("boot.img");
+        volume::write(&volume, &files)?;
         let mut hardware = self.hardware.clone();
         let mut disk = None;
         if let Some(seed) = self.disk {
@@ -228,7 +240,18 @@ impl Case {
             hardware = hardware.nvme(&image);
             disk = Some((image, sum));
         }
-        let mut machine = Machine::start(&tools.qemu, &hardware, &volume, folder, Serial::Lines)?;
+        Ok((Box::new(Machine::start(&tools.qemu, &hardware, &volume, folder, Serial::Lines)?), disk))
+    }
+
+    /// Boots; the disk, if there is one.
+    fn boot(
+        &self,
+        tools: &Tools,
+        folder: &Path,
+        lines: &mut Vec<LogLine>,
+        show: &mut dyn FnMut(&LogLine),
+    ) -> Result<Option<Disk>> {
+        let (mut machine, disk) = self.start(tools, folder)?;
         let mut watch = Watch::limited_to(Some(self.limit));
         let mut missing = self.expected.clone();
         loop {

@@ -1,6 +1,6 @@
 //! How a machine ended: because all of its VMs had, or else what killed it, in plain words.
 //!
-//! There are three witnesses: what the log said last, QEMU's exit status with its own complaints, and its record of
+//! There are three witnesses: what the log said last, what the emulator says of its own end, and its record of
 //! processors that were reset. `xtask run` and [`crate::case`] ask here.
 
 use std::os::unix::process::ExitStatusExt;
@@ -83,15 +83,28 @@ impl Watch {
     }
 }
 
-/// A QEMU that is no more.
-#[derive(Clone, Debug)]
+/// An emulator that is no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// Its exit status.
-    pub status: ExitStatus,
-    /// What it said itself.
-    pub complaints: String,
+    /// Why it ended, where it was not the machine that ended, nor the tests that stopped it.
+    pub trouble: Option<String>,
     /// The file with the registers of a processor that took a triple fault, which no guest's can.
     pub triple_fault: Option<PathBuf>,
+}
+
+impl Ended {
+    /// A QEMU that ended with this status and said this.
+    pub fn qemu(status: ExitStatus, complaints: &str, triple_fault: Option<PathBuf>) -> Self {
+        let told = || complaints.lines().find(|line| line.contains("terminating on signal"));
+        let trouble = if let Some(signal) = status.signal() {
+            Some(format!("QEMU was killed by signal {signal}, which came from outside"))
+        } else if !status.success() {
+            Some(format!("QEMU failed ({status}): {complaints}"))
+        } else {
+            told().map(|said| format!("QEMU was told from outside to stop: {said}"))
+        };
+        Self { trouble, triple_fault }
+    }
 }
 
 /// What killed the machine; `None`: it ended because every VM had.
@@ -99,14 +112,8 @@ pub fn death(lines: &[LogLine], ended: &Ended) -> Option<String> {
     if let Some(failure) = failure(lines) {
         return Some(format!("the hypervisor failed: {failure}"));
     }
-    if let Some(signal) = ended.status.signal() {
-        return Some(format!("QEMU was killed by signal {signal}, which came from outside"));
-    }
-    if !ended.status.success() {
-        return Some(format!("QEMU failed ({}): {}", ended.status, ended.complaints));
-    }
-    if let Some(said) = ended.complaints.lines().find(|line| line.contains("terminating on signal")) {
-        return Some(format!("QEMU was told from outside to stop: {said}"));
+    if let Some(trouble) = &ended.trouble {
+        return Some(trouble.clone());
     }
     if let Some(file) = &ended.triple_fault {
         return Some(format!(
@@ -215,7 +222,7 @@ mod tests {
     }
 
     fn ended(status: i32, complaints: &str) -> Ended {
-        Ended { status: ExitStatus::from_raw(status), complaints: complaints.into(), triple_fault: None }
+        Ended::qemu(ExitStatus::from_raw(status), complaints, None)
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attack;
+pub mod bochs;
 pub mod boot_files;
 pub mod case;
 pub mod cases;

@@ -9,14 +9,23 @@ use std::process::Command;
 pub struct Tools {
     /// The emulator.
     pub qemu: Qemu,
+    /// The other emulator, where it was asked for.
+    pub bochs: Option<Bochs>,
+    /// What a boot volume is made from.
+    pub parts: Parts,
+    /// The folder for images and logs.
+    pub output: PathBuf,
+}
+
+/// What a boot volume is made from.
+#[derive(Clone, Debug)]
+pub struct Parts {
     /// What boots.
     pub images: Images,
     /// What the Linux guest is made of.
     pub linux: LinuxFiles,
     /// The repository's root.
     pub root: PathBuf,
-    /// The folder for images and logs.
-    pub output: PathBuf,
 }
 
 /// A QEMU and firmware for it.
@@ -35,6 +44,30 @@ pub struct Qemu {
 }
 
 impl Qemu {
+    /// The emulator, ready for a machine's arguments.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// A Bochs and firmware for it.
+#[derive(Clone, Debug)]
+pub struct Bochs {
+    /// What starts the emulator.
+    pub program: PathBuf,
+    /// Arguments that every start needs.
+    pub arguments: Vec<OsString>,
+    /// Environment variables that every start needs.
+    pub environment: Vec<(String, OsString)>,
+    /// The display that needs no screen.
+    pub display: String,
+    /// OVMF as one image of 2 MiB, the most that Bochs takes.
+    pub firmware: PathBuf,
+}
+
+impl Bochs {
     /// The emulator, ready for a machine's arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);

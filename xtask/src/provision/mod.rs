@@ -3,6 +3,7 @@
 //! Nothing is installed: Debian's packages are downloaded with apt's own client under a private state and unpacked
 //! beside the system. Each unpacked folder appears under its name only when it is complete.
 
+mod bochs;
 mod cache;
 mod debian;
 mod guest;
@@ -12,6 +13,7 @@ mod toolchain;
 
 use anyhow::{Result, bail};
 
+pub(crate) use bochs::find as bochs;
 pub(crate) use guest::find as linux;
 pub(crate) use qemu::find as qemu;
 pub(crate) use toolchain::Toolchain;
@@ -34,6 +36,7 @@ pub(crate) fn find_all(options: &Offline, show: impl Fn(&str, String)) -> Result
     let found = [
         ("bare-metal Rust", Toolchain::find(options).map(|found| found.describe())),
         ("QEMU and OVMF", qemu::find(options).map(|found| qemu::describe(&found))),
+        ("Bochs and OVMF", bochs::find(options).map(|found| bochs::describe(&found))),
         ("Linux guest", guest::find(options).map(|found| guest::describe(&found))),
     ];
     let mut missing = Vec::new();

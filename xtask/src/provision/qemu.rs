@@ -1,6 +1,6 @@
 //! QEMU and its firmware.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -56,6 +56,11 @@ pub(crate) fn find(options: &Offline) -> Result<Qemu> {
         Some((major, _)) if major >= OLDEST => Ok(found),
         _ => bail!("the unpacked QEMU is not of version {OLDEST} or newer: {}", answer.trim()),
     }
+}
+
+/// The folder with Debian's QEMU and OVMF, if they were fetched.
+pub(super) fn unpacked() -> Result<Option<PathBuf>> {
+    DEBIAN_QEMU.existing()
 }
 
 /// Where it is, for a person.

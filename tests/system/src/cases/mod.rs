@@ -1,5 +1,6 @@
 //! All system tests.
 
+mod bochs;
 mod devices;
 mod guests;
 mod linux;
@@ -9,7 +10,7 @@ mod restarts;
 
 use crate::case::{Case, Pattern};
 
-/// Every system test, the longest first, so that none is left alone at the end.
+/// Every system test that runs in QEMU, the longest first, so that none is left alone at the end.
 pub fn all() -> Vec<Case> {
     let mut cases = linux::all();
     cases.extend(restarts::all());
@@ -18,6 +19,11 @@ pub fn all() -> Vec<Case> {
     cases.extend(guests::all());
     cases.extend(refusals::all());
     cases
+}
+
+/// Every test that runs in Bochs, the longest first.
+pub fn bochs() -> Vec<Case> {
+    bochs::all()
 }
 
 /// The device ids of QEMU's edu.
@@ -60,7 +66,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<&str> = all().iter().map(|case| case.name).collect();
+        let mut names: Vec<&str> = all().iter().chain(&bochs()).map(|case| case.name).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn configurations_are_right_where_they_are_meant_to_be() {
-        for case in all() {
+        for case in all().into_iter().chain(bochs()) {
             let problems = configuration::parse(&case.configuration).err().unwrap_or_default();
             assert_eq!(problems.is_empty(), case.name != "broken-configuration", "{}: {problems:?}", case.name);
         }

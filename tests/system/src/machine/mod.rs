@@ -1,4 +1,5 @@
 //! One emulated machine: QEMU's q35 with Intel's remapping unit and a CPU with SVM, started, listened to and stopped.
+//! The other kind of machine is [`bochs`](crate::bochs); both are [`Running`].
 //!
 //! Nothing here sleeps: the serial port's lines and the end of QEMU arrive as events, with one deadline for all.
 
@@ -27,7 +28,7 @@ use crate::tools::Qemu;
 pub enum Event {
     /// A line on the serial port.
     Line(LogLine),
-    /// QEMU ended: the machine was reset or powered off, or QEMU refused its arguments.
+    /// The emulator ended: the machine was reset or powered off, or the emulator refused what it was told.
     Ended(Ended),
     /// The deadline passed.
     DeadlinePassed,
@@ -42,7 +43,22 @@ pub enum Serial {
     Terminal,
 }
 
-/// A machine that is running; it is stopped when this is dropped.
+/// A machine that is running in an emulator; it is stopped when this is dropped.
+pub trait Running {
+    /// The next event, waiting for it until `deadline` (`None`: for ever).
+    ///
+    /// # Errors
+    /// When the emulator cannot be watched any more.
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Event>;
+
+    /// Stops the machine in an orderly way, so that its disks' images are complete.
+    ///
+    /// # Errors
+    /// When the emulator does not obey.
+    fn stop(self: Box<Self>) -> Result<Ended>;
+}
+
+/// A machine that is running in QEMU.
 pub struct Machine {
     child: Child,
     lines: Receiver<LogLine>,
@@ -89,35 +105,30 @@ impl Machine {
         Ok(Self { child, lines, monitor, errors, debug })
     }
 
-    /// The next event, waiting for it until `deadline` (`None`: for ever).
-    pub fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
-        let received = match deadline {
-            None => self.lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(deadline) => self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())),
-        };
-        match received {
-            Ok(line) => Ok(Event::Line(line)),
-            Err(RecvTimeoutError::Timeout) => Ok(Event::DeadlinePassed),
-            // The listener stops when QEMU closes the serial port, which it does at its end only.
-            Err(RecvTimeoutError::Disconnected) => self.ended().map(Event::Ended),
-        }
-    }
-
-    /// Stops the machine in an orderly way, so that its disks' images are complete.
-    pub fn stop(mut self) -> Result<Ended> {
-        if self.child.try_wait().context("cannot ask for QEMU's state")?.is_none() {
-            Monitor::connect(&self.monitor)?.quit()?;
-        }
-        self.ended()
-    }
-
     /// Waits for QEMU's end.
     fn ended(&mut self) -> Result<Ended> {
         let status = self.child.wait().context("cannot wait for QEMU")?;
         let complaints = fs::read_to_string(&self.errors).unwrap_or_default().trim().to_owned();
         let resets = fs::read(&self.debug).unwrap_or_default();
         let triple_fault = String::from_utf8_lossy(&resets).contains("Triple fault").then(|| self.debug.clone());
-        Ok(Ended { status, complaints, triple_fault })
+        Ok(Ended::qemu(status, &complaints, triple_fault))
+    }
+}
+
+impl Running for Machine {
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
+        match receive(&self.lines, deadline) {
+            Received::Line(line) => Ok(Event::Line(line)),
+            Received::DeadlinePassed => Ok(Event::DeadlinePassed),
+            Received::Closed => self.ended().map(Event::Ended),
+        }
+    }
+
+    fn stop(mut self: Box<Self>) -> Result<Ended> {
+        if self.child.try_wait().context("cannot ask for QEMU's state")?.is_none() {
+            Monitor::connect(&self.monitor)?.quit()?;
+        }
+        self.ended()
     }
 }
 
@@ -130,8 +141,31 @@ impl Drop for Machine {
     }
 }
 
+/// What came from the listener of a serial port.
+pub(crate) enum Received {
+    /// A line.
+    Line(LogLine),
+    /// The deadline passed.
+    DeadlinePassed,
+    /// The emulator closed the port, which it does at its end only.
+    Closed,
+}
+
+/// Waits for a line until `deadline` (`None`: for ever).
+pub(crate) fn receive(lines: &Receiver<LogLine>, deadline: Option<Instant>) -> Received {
+    let received = match deadline {
+        None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(deadline) => lines.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+    };
+    match received {
+        Ok(line) => Received::Line(line),
+        Err(RecvTimeoutError::Timeout) => Received::DeadlinePassed,
+        Err(RecvTimeoutError::Disconnected) => Received::Closed,
+    }
+}
+
 /// Sends each line of the serial port, and writes the port's bytes to a file.
-fn listen(output: impl Read, mut log: File, lines: &Sender<LogLine>) {
+pub(crate) fn listen(output: impl Read, mut log: File, lines: &Sender<LogLine>) {
     let mut output = BufReader::new(output);
     let mut raw = Vec::new();
     while output.read_until(b'\n', &mut raw).is_ok_and(|count| count > 0) {
