@@ -5,7 +5,9 @@ use core::fmt;
 /// The bytes of the smallest page, and of every frame that holds a table.
 pub const PAGE_SIZE: u64 = 4096;
 
-macro_rules! address {
+/// Makes a type of addresses in a space of its own: a number of 64 bits that cannot be taken for one of another space.
+#[macro_export]
+macro_rules! address_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[repr(transparent)]
@@ -37,25 +39,25 @@ macro_rules! address {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::core::fmt::Debug for $name {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 write!(f, concat!(stringify!($name), "({:#x})"), self.0)
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::core::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 write!(f, "{:#x}", self.0)
             }
         }
     };
 }
 
-address! {
+address_type! {
     /// An address on the machine's memory bus.
     HostPhysical
 }
-address! {
+address_type! {
     /// An address as a device sends it, before translation (IOVA, in VT-d's words a DMA address).
     Iova
 }

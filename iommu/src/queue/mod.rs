@@ -94,7 +94,7 @@ impl<F: Frames> Queue<F> {
         commander.set(window, clock, Switch::QueuedInvalidation, false).map_err(QueueError::Command)
     }
 
-    /// Executes `descriptors` in order and waits for all of them: one write of the tail for every [`CHUNK`] of them.
+    /// Executes `descriptors` in order and waits for all of them: one write of the tail for every `CHUNK` of them.
     /// None at all: nothing happens.
     ///
     /// # Errors

@@ -19,6 +19,11 @@ pub(super) fn run(options: &TestOptions, tally: &mut Tally) -> Result<()> {
         let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
         one("lints of what runs on the host", &mut [with(cargo(options), &lints)], tally)?;
         one("lints of what boots", &mut compile::lints(&options.offline)?, tally)?;
+        let libraries =
+            ["doc", "--quiet", "--no-deps", "-p", "iommu", "-p", "passthrough", "-p", "configuration", "-p", "handoff"];
+        let mut documentation = with(cargo(options), &libraries);
+        documentation.env("RUSTDOCFLAGS", "--deny warnings");
+        one("the libraries' documentation", &mut [documentation], tally)?;
     }
     tests(options, tally)
 }
