@@ -106,6 +106,14 @@ impl<M: Machine> Probe<M> {
                 None => "invalidation by domain only (PSI=0)",
             }
         );
+        let drains = |can| if can { "wait" } else { "do not wait" };
+        info!(
+            "unit {base}: invalidations {} for writes and {} for reads under way (DWD={}, DRD={})",
+            drains(capability.write_drain()),
+            drains(capability.read_drain()),
+            u8::from(capability.write_drain()),
+            u8::from(capability.read_drain())
+        );
         if capability.write_buffer_flush() {
             info!("unit {base}: has a write buffer, flushed after changes (RWBF=1)");
         }

@@ -17,7 +17,7 @@ const UNITS: [(&str, &str, &str); 8] = [
     ("unit-no-pass-through", "intremap=on,eim=on,pt=off", "(PT=0)"),
     ("unit-device-iotlb", "intremap=on,eim=on,device-iotlb=on", "(DT=1)"),
     ("unit-no-extended-interrupts", "intremap=on,eim=off", "xAPIC"),
-    ("unit-no-drain", "intremap=on,eim=on,dma-drain=off", "(C=0)"),
+    ("unit-no-drain", "intremap=on,eim=on,dma-drain=off", "do not wait for reads under way (DWD=0, DRD=0)"),
 ];
 
 pub(super) fn all() -> Vec<Case> {
