@@ -17,7 +17,7 @@ pub struct Clock {
     port: u16,
 }
 
-/// A point in time, reached by looking at it at least every 4 seconds.
+/// A point in time, reached by looking at it at least every 2 seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     clock: Clock,
@@ -80,6 +80,11 @@ impl Deadline {
     pub fn has_passed(&mut self) -> bool {
         let now = self.clock.ticks();
         let passed = now.wrapping_sub(self.last) & MASK;
+        // More than half of the way round is no time passed but a timer that was read a little too early: the latches of
+        // some change while they are read. One such look must not end a wait of seconds.
+        if passed > MASK / 2 {
+            return self.left == 0;
+        }
         self.last = now;
         self.left = self.left.saturating_sub(u64::from(passed));
         self.left == 0

@@ -64,11 +64,16 @@ impl Edu {
     /// Moves `length` bytes (at most 4096) between `address` and the start of the buffer. `false` if the device does
     /// not say that it has finished, which it does however the transfer went.
     pub fn transfer(&self, direction: Direction, address: u64, length: u64) -> bool {
+        // While a transfer runs the device ignores what it is told of the next: one that was late, as it is where the
+        // emulator is kept from its timers, would silence those behind it.
+        if !self.clock.await_for(PATIENCE, || self.is_idle()) {
+            return false;
+        }
         self.begin(direction, address, length, false);
         self.clock.await_for(PATIENCE, || self.is_idle())
     }
 
-    /// Begins a transfer, with an interrupt at its end if wanted.
+    /// Begins a transfer, with an interrupt at its end if wanted. None may be under way.
     pub fn begin(&self, direction: Direction, address: u64, length: u64, interrupt: bool) {
         let (source, destination, way) = match direction {
             Direction::Read => (address, BUFFER, 0),

@@ -71,10 +71,10 @@ impl Attack<'_> {
         self.begin(name, "read", format_args!("address={address:#x}"));
         self.counts.reads += 1;
         self.own.fill(pattern);
-        self.edu.transfer(Direction::Read, self.own.address(), LENGTH as u64);
+        let filled = self.edu.transfer(Direction::Read, self.own.address(), LENGTH as u64);
         let finished = self.edu.transfer(Direction::Read, address, LENGTH as u64);
         self.own.fill(|_| 0xEE);
-        self.edu.transfer(Direction::Write, self.own.address(), LENGTH as u64);
+        let emptied = self.edu.transfer(Direction::Write, self.own.address(), LENGTH as u64);
         let (outcome, data) = if self.own.is(LENGTH, pattern) {
             ("blocked", "unchanged")
         } else if self.own.is(LENGTH, |_| 0) {
@@ -82,8 +82,9 @@ impl Attack<'_> {
         } else if self.own.is(LENGTH, |_| 0xFF) {
             ("blocked", "ones")
         } else if self.own.is(LENGTH, |_| 0xEE) {
-            // Not even the transfer to the guest's own memory took place: the device has been switched off.
-            ("blocked", "device-silent")
+            // Not even the transfer to the guest's own memory took place: the device has been switched off, or did not
+            // come to it in time.
+            ("blocked", if filled && emptied { "device-silent" } else { "device-late" })
         } else {
             self.counts.leaks += 1;
             ("passed", "foreign")
