@@ -12,7 +12,7 @@
 #![deny(missing_docs)]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "fake"))]
 extern crate std;
 
 pub mod config;
@@ -20,8 +20,9 @@ pub mod container;
 pub mod device;
 pub mod door;
 pub mod errno;
-#[cfg(test)]
-mod fake;
+#[cfg(any(test, feature = "fake"))]
+#[doc(hidden)]
+pub mod fake;
 pub mod group;
 pub mod interrupt;
 #[cfg(test)]

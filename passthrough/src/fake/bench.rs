@@ -13,23 +13,23 @@ use crate::group::{Group, Registry};
 use crate::reset::BusReset;
 use crate::topology::{Acs, AcsFlags, Buses, Function, Groups, Kind, PortType};
 
-pub(crate) const PORT: PciAddress = PciAddress::new(0, 0, 4, 0);
-pub(crate) const ENDPOINT: PciAddress = PciAddress::new(0, 1, 0, 0);
+pub const PORT: PciAddress = PciAddress::new(0, 0, 4, 0);
+pub const ENDPOINT: PciAddress = PciAddress::new(0, 1, 0, 0);
 /// A second function of the endpoint's device.
-pub(crate) const SIBLING: PciAddress = PciAddress::new(0, 1, 0, 1);
+pub const SIBLING: PciAddress = PciAddress::new(0, 1, 0, 1);
 
-pub(crate) struct Bench {
-    pub(crate) trace: Trace,
-    pub(crate) remapping: FakeRemapping,
-    pub(crate) registry: Registry,
-    pub(crate) owner: Owner,
-    pub(crate) container: Container<FakeRemapping>,
-    pub(crate) function: FakeFunction,
-    pub(crate) sibling: FakeFunction,
-    pub(crate) windows: FakeWindows,
+pub struct Bench {
+    pub trace: Trace,
+    pub remapping: FakeRemapping,
+    pub registry: Registry,
+    pub owner: Owner,
+    pub container: Container<FakeRemapping>,
+    pub function: FakeFunction,
+    pub sibling: FakeFunction,
+    pub windows: FakeWindows,
 }
 
-pub(crate) fn function(address: PciAddress, port: PortType) -> Function {
+pub fn function(address: PciAddress, port: PortType) -> Function {
     let isolating = Acs { capability: AcsFlags::ISOLATION, control: AcsFlags::ISOLATION };
     Function {
         address,
@@ -45,8 +45,14 @@ pub(crate) fn function(address: PciAddress, port: PortType) -> Function {
     }
 }
 
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Bench {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let functions = [(PORT, PortType::RootPort), (ENDPOINT, PortType::Endpoint), (SIBLING, PortType::Endpoint)];
         let functions: Vec<Function> = functions.iter().map(|&(address, port)| function(address, port)).collect();
         let remapping = FakeRemapping::default();
@@ -61,7 +67,7 @@ impl Bench {
         Self { trace, remapping, registry, owner, container, function, sibling, windows }
     }
 
-    pub(crate) fn group(&self) -> Group<FakeRemapping> {
+    pub fn group(&self) -> Group<FakeRemapping> {
         let id = self.registry.groups().of(ENDPOINT).unwrap().id;
         let group = Group::open(&self.registry, id, &self.owner).unwrap();
         group.set_container(&self.container).unwrap();
@@ -69,7 +75,7 @@ impl Bench {
         group
     }
 
-    pub(crate) fn parts(&self) -> Parts<FakeMachine> {
+    pub fn parts(&self) -> Parts<FakeMachine> {
         let below = [self.function.clone(), self.sibling.clone()];
         Parts {
             configuration: self.function.clone(),
@@ -84,19 +90,19 @@ impl Bench {
         }
     }
 
-    pub(crate) fn try_open(&self) -> Result<Device<FakeMachine>, DeviceError> {
+    pub fn try_open(&self) -> Result<Device<FakeMachine>, DeviceError> {
         let device = Device::open(&self.group(), ENDPOINT, self.parts());
         self.function.take_writes();
         self.trace.lock().unwrap().clear();
         device
     }
 
-    pub(crate) fn open(&self) -> Device<FakeMachine> {
+    pub fn open(&self) -> Device<FakeMachine> {
         self.try_open().unwrap()
     }
 
     /// With memory decoding on, and BAR 0 at 4 GiB.
-    pub(crate) fn open_decoding(&self) -> Device<FakeMachine> {
+    pub fn open_decoding(&self) -> Device<FakeMachine> {
         let mut device = self.open();
         device.config_write(0x14, Width::Double, 1);
         device.config_write(0x04, Width::Word, 0x6);

@@ -10,17 +10,17 @@ use crate::config::register::{self, express, power};
 use crate::door::ConfigurationSpace;
 
 /// Where the capabilities of [`FakeFunction::endpoint`] stand.
-pub(crate) mod offset {
-    pub(crate) const POWER: u16 = 0x40;
-    pub(crate) const MSI: u16 = 0x50;
-    pub(crate) const HIDDEN: u16 = 0x6c;
-    pub(crate) const EXPRESS: u16 = 0x70;
-    pub(crate) const MSI_X: u16 = 0xb0;
-    pub(crate) const ADVANCED: u16 = 0xc0;
-    pub(crate) const VENDOR: u16 = 0xd0;
-    pub(crate) const ERRORS: u16 = 0x100;
-    pub(crate) const PASID: u16 = 0x150;
-    pub(crate) const SERIAL: u16 = 0x160;
+pub mod offset {
+    pub const POWER: u16 = 0x40;
+    pub const MSI: u16 = 0x50;
+    pub const HIDDEN: u16 = 0x6c;
+    pub const EXPRESS: u16 = 0x70;
+    pub const MSI_X: u16 = 0xb0;
+    pub const ADVANCED: u16 = 0xc0;
+    pub const VENDOR: u16 = 0xd0;
+    pub const ERRORS: u16 = 0x100;
+    pub const PASID: u16 = 0x150;
+    pub const SERIAL: u16 = 0x160;
 }
 
 #[derive(Debug)]
@@ -44,13 +44,13 @@ struct State {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct FakeFunction {
+pub struct FakeFunction {
     state: Arc<Mutex<State>>,
-    pub(crate) trace: Trace,
+    pub trace: Trace,
 }
 
 impl FakeFunction {
-    pub(crate) fn new(name: &'static str, size: usize, trace: &Trace) -> Self {
+    pub fn new(name: &'static str, size: usize, trace: &Trace) -> Self {
         let state = State {
             name,
             bytes: vec![0; size],
@@ -77,7 +77,7 @@ impl FakeFunction {
 
     /// An endpoint with every capability that this crate handles. BAR 0: 16 KiB of 64-bit memory with the MSI-X table
     /// at 0x2200 and the pending bits at 0x3000; BAR 2: 32 ports; BAR 4: 1 KiB of 32-bit memory; a 64 KiB ROM.
-    pub(crate) fn endpoint(trace: &Trace) -> Self {
+    pub fn endpoint(trace: &Trace) -> Self {
         let function = Self::new("endpoint", 4096, trace);
         function.put(0x10, 4, 0xfe00_0004, 0xffff_c000);
         function.put(0x14, 4, 0, u32::MAX);
@@ -123,7 +123,7 @@ impl FakeFunction {
 
     /// A function with these bytes, whose BARs (and ROM, the seventh) have these sizes; 0 for none. Command register
     /// and messages can be written.
-    pub(crate) fn recorded(bytes: &[u8], sizes: &[u64], trace: &Trace) -> Self {
+    pub fn recorded(bytes: &[u8], sizes: &[u64], trace: &Trace) -> Self {
         let function = Self::new("recorded", bytes.len(), trace);
         {
             let mut state = function.state.lock().unwrap();
@@ -152,7 +152,7 @@ impl FakeFunction {
     }
 
     /// A root port above one bus.
-    pub(crate) fn bridge(trace: &Trace, below: &[FakeFunction]) -> Self {
+    pub fn bridge(trace: &Trace, below: &[FakeFunction]) -> Self {
         let function = Self::new("bridge", 4096, trace);
         function.put(0x0e, 1, 1, 0);
         function.put(register::BRIDGE_CONTROL, 2, 0, 0xffff);
@@ -165,7 +165,7 @@ impl FakeFunction {
     }
 
     /// Sets bytes, now and for every reset, and their writable bits.
-    pub(crate) fn put(&self, at: u16, width: u16, value: u32, writable: u32) {
+    pub fn put(&self, at: u16, width: u16, value: u32, writable: u32) {
         let mut state = self.state.lock().unwrap();
         for (index, byte) in (0..width).zip(value.to_le_bytes()) {
             state.bytes[usize::from(at + index)] = byte;
@@ -175,7 +175,7 @@ impl FakeFunction {
         self.writable(at, width, writable);
     }
 
-    pub(crate) fn writable(&self, at: u16, width: u16, mask: u32) {
+    pub fn writable(&self, at: u16, width: u16, mask: u32) {
         let mut state = self.state.lock().unwrap();
         for (index, byte) in (0..width).zip(mask.to_le_bytes()) {
             state.writable[usize::from(at + index)] = byte;
@@ -190,34 +190,34 @@ impl FakeFunction {
     }
 
     /// The bits as they are, seen by nobody.
-    pub(crate) fn peek(&self, at: u16, width: u16) -> u32 {
+    pub fn peek(&self, at: u16, width: u16) -> u32 {
         let state = self.state.lock().unwrap();
         (0..width).fold(0, |value, index| value | u32::from(state.bytes[usize::from(at + index)]) << (index * 8))
     }
 
     /// Sets bits by themselves, as a function does.
-    pub(crate) fn poke(&self, at: u16, width: u16, value: u32) {
+    pub fn poke(&self, at: u16, width: u16, value: u32) {
         let mut state = self.state.lock().unwrap();
         for (index, byte) in (0..width).zip(value.to_le_bytes()) {
             state.bytes[usize::from(at + index)] = byte;
         }
     }
 
-    pub(crate) fn resets(&self) -> u32 {
+    pub fn resets(&self) -> u32 {
         self.state.lock().unwrap().resets
     }
 
     /// After the next reset so many looks find nobody.
-    pub(crate) fn set_silence(&self, reads: u32) {
+    pub fn set_silence(&self, reads: u32) {
         self.state.lock().unwrap().silence_after_reset = reads;
     }
 
-    pub(crate) fn command(&self) -> u16 {
+    pub fn command(&self) -> u16 {
         self.peek(register::COMMAND, 2) as u16
     }
 
     /// The writes since the last call: offset, width, value.
-    pub(crate) fn take_writes(&self) -> Vec<(u16, u8, u32)> {
+    pub fn take_writes(&self) -> Vec<(u16, u8, u32)> {
         core::mem::take(&mut self.state.lock().unwrap().writes)
     }
 

@@ -1,7 +1,7 @@
 //! A machine for tests: functions, windows, time and remapping hardware that keep books, check their callers and fail
 //! on demand.
 
-pub(crate) mod bench;
+pub mod bench;
 mod function;
 mod remapping;
 
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
-pub(crate) use function::{FakeFunction, offset};
-pub(crate) use remapping::{FakeRemapping, UNKNOWN};
+pub use function::{FakeFunction, offset};
+pub use remapping::{FakeRemapping, UNKNOWN};
 
 use crate::door::{Clock, Machine, Width, Windows};
 
 /// What happened, in order, over all doors.
-pub(crate) type Trace = Arc<Mutex<Vec<String>>>;
+pub type Trace = Arc<Mutex<Vec<String>>>;
 
 /// A clock that moves a millisecond on each look.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeClock(Arc<AtomicU64>);
+pub struct FakeClock(Arc<AtomicU64>);
 
 impl Clock for FakeClock {
     fn nanoseconds(&self) -> u64 {
@@ -30,18 +30,18 @@ impl Clock for FakeClock {
 }
 
 /// Bar, offset, bytes, whether it was a write.
-pub(crate) type WindowAccess = (u8, u64, u64, bool);
+pub type WindowAccess = (u8, u64, u64, bool);
 
 /// BAR windows as bytes; what was never written reads 0.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeWindows {
-    pub(crate) bytes: Arc<Mutex<BTreeMap<(u8, u64), u8>>>,
-    pub(crate) accesses: Arc<Mutex<Vec<WindowAccess>>>,
+pub struct FakeWindows {
+    pub bytes: Arc<Mutex<BTreeMap<(u8, u64), u8>>>,
+    pub accesses: Arc<Mutex<Vec<WindowAccess>>>,
 }
 
 impl FakeWindows {
     /// The four words of an MSI-X table entry.
-    pub(crate) fn entry(&self, bar: u8, table: u64, vector: u64) -> [u32; 4] {
+    pub fn entry(&self, bar: u8, table: u64, vector: u64) -> [u32; 4] {
         let bytes = self.bytes.lock().unwrap();
         let byte = |at: u64| bytes.get(&(bar, at)).copied().unwrap_or(0);
         core::array::from_fn(|word| {
@@ -73,7 +73,7 @@ impl Windows for FakeWindows {
 
 /// All of it.
 #[derive(Debug)]
-pub(crate) struct FakeMachine;
+pub struct FakeMachine;
 
 impl Machine for FakeMachine {
     type Configuration = FakeFunction;

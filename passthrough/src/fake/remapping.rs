@@ -13,27 +13,27 @@ use super::Trace;
 use crate::door::*;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FakeDomain {
-    pub(crate) owner: u16,
+pub struct FakeDomain {
+    pub owner: u16,
     /// By address: host, length, access.
-    pub(crate) mappings: BTreeMap<u64, (u64, u64, bool, bool)>,
-    pub(crate) attached: Vec<(PciAddress, SourceId)>,
+    pub mappings: BTreeMap<u64, (u64, u64, bool, bool)>,
+    pub attached: Vec<(PciAddress, SourceId)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FakeEntries {
-    pub(crate) function: PciAddress,
-    pub(crate) block: bool,
-    pub(crate) bound: Vec<Option<Event>>,
+pub struct FakeEntries {
+    pub function: PciAddress,
+    pub block: bool,
+    pub bound: Vec<Option<Event>>,
 }
 
 /// The books. Two moments with equal books hold the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Books {
-    pub(crate) domains: BTreeMap<u32, FakeDomain>,
-    pub(crate) entries: BTreeMap<u32, FakeEntries>,
+pub struct Books {
+    pub domains: BTreeMap<u32, FakeDomain>,
+    pub entries: BTreeMap<u32, FakeEntries>,
     /// Function, event, masked.
-    pub(crate) lines: BTreeMap<u32, (PciAddress, Option<Event>, bool)>,
+    pub lines: BTreeMap<u32, (PciAddress, Option<Event>, bool)>,
 }
 
 #[derive(Debug, Default)]
@@ -51,9 +51,9 @@ struct State {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeRemapping {
+pub struct FakeRemapping {
     state: Arc<Mutex<State>>,
-    pub(crate) trace: Trace,
+    pub trace: Trace,
 }
 
 const CAPABLE: RemappingCapabilities = RemappingCapabilities {
@@ -64,35 +64,35 @@ const CAPABLE: RemappingCapabilities = RemappingCapabilities {
 };
 
 /// An event that nobody gave out.
-pub(crate) const UNKNOWN: Event = Event(u64::MAX);
+pub const UNKNOWN: Event = Event(u64::MAX);
 
 impl FakeRemapping {
-    pub(crate) fn books(&self) -> Books {
+    pub fn books(&self) -> Books {
         self.state.lock().unwrap().books.clone()
     }
 
     /// Lets the call after `calls` more fail; `None` lets all succeed.
-    pub(crate) fn fail_after(&self, calls: Option<u32>) {
+    pub fn fail_after(&self, calls: Option<u32>) {
         self.state.lock().unwrap().fail_after = calls;
     }
 
-    pub(crate) fn take_signalled(&self) -> Vec<Event> {
+    pub fn take_signalled(&self) -> Vec<Event> {
         core::mem::take(&mut self.state.lock().unwrap().signalled)
     }
 
-    pub(crate) fn reserve(&self, function: PciAddress, range: RangeInclusive<u64>, kind: ReservedKind) {
+    pub fn reserve(&self, function: PciAddress, range: RangeInclusive<u64>, kind: ReservedKind) {
         self.state.lock().unwrap().reserved.entry(function).or_default().push(Reserved { range, kind });
     }
 
-    pub(crate) fn set_capabilities(&self, function: PciAddress, capabilities: RemappingCapabilities) {
+    pub fn set_capabilities(&self, function: PciAddress, capabilities: RemappingCapabilities) {
         self.state.lock().unwrap().capabilities.insert(function, capabilities);
     }
 
-    pub(crate) fn make_odd(&self, function: PciAddress) {
+    pub fn make_odd(&self, function: PciAddress) {
         self.state.lock().unwrap().odd.push(function);
     }
 
-    pub(crate) fn limit_entries(&self, left: u16) {
+    pub fn limit_entries(&self, left: u16) {
         self.state.lock().unwrap().entries_left = Some(left);
     }
 

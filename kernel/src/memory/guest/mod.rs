@@ -208,6 +208,12 @@ impl GuestMemory {
         block.host.checked_add(address.as_u64() - block.guest.as_u64())
     }
 
+    /// Where the guest's processors are led by an address, be it RAM or registers.
+    #[cfg(test)]
+    pub(crate) fn translate(&self, address: GuestPhysical) -> Option<HostPhysical> {
+        self.table.lock().translate(address.as_u64())
+    }
+
     fn block_at(&self, address: u64) -> Option<&GuestBlock> {
         let behind = self.blocks.partition_point(|block| block.guest.as_u64() <= address);
         self.blocks.get(behind.checked_sub(1)?).filter(|block| address < block.end())
