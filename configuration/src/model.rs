@@ -48,7 +48,7 @@ pub struct Vm {
     pub image: Image,
     /// Whether it has a debug exit device at port 0xF4, where a guest ends its VM with a number.
     pub debug_exit: bool,
-    /// The PCI functions that it owns, as the file names them; see [`Configuration::claims`].
+    /// The PCI functions that it owns, as the file names them; see [`Reading::claims`](crate::Reading::claims).
     pub devices: Vec<Placed<Selector>>,
     /// The rules that are overridden for it.
     pub allow: Vec<Override>,
@@ -105,6 +105,8 @@ pub enum Override {
     /// `unsafe-interrupts`: devices may be assigned although the machine cannot remap interrupts, so that the VM can
     /// forge interrupts of others.
     UnsafeInterrupts,
+    /// `device-tlb`: devices may keep translations of their own (ATS), so that one that lies reaches all of memory.
+    DeviceTlb,
 }
 
 /// What becomes of a VM that resets itself: by the reset register, port 0xCF9, the keyboard controller or a triple

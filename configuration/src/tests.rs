@@ -150,7 +150,7 @@ fn words_that_mean_nothing() {
     assert_snapshot!(problems(&text), @r#"
     line 1, column 10: the configuration, at_end: "stop" means nothing here. Write one of `halt`, `reset`.
     line 7, column 12: vm "a", on_reset: "halt" means nothing here. Write one of `restart`, `stop`.
-    line 8, column 10: vm "a", allow: "everything" means nothing here. Write one of `unsafe-interrupts`.
+    line 8, column 10: vm "a", allow: "everything" means nothing here. Write one of `unsafe-interrupts`, `device-tlb`.
     "#);
 }
 

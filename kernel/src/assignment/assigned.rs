@@ -9,14 +9,14 @@ use iommu::address::{Iova, PciAddress};
 use log::{info, warn};
 use passthrough::container::{Container, ContainerError, Mapping, Policy};
 use passthrough::device::{Device, DeviceError, Parts};
-use passthrough::door::{Access, Owner, RemappingError};
-use passthrough::group::{Group, GroupError};
+use passthrough::door::{Access, Machine, Owner, RemappingError};
+use passthrough::group::{Group, GroupError, Registry};
 use passthrough::reset::BusReset;
 use passthrough::topology::GroupId;
 
 use super::{
     AssignedFunction, Assignments, Complaints, Conflict, DmaWindows, Doors, Doubt, FunctionSpace, FunctionWindows,
-    Kept, Remapping,
+    Kept, Liberties, Remapping,
 };
 use crate::cpu::clock::Clock;
 use crate::memory::{self, GuestBlock, GuestMemory, MapMmioError};
@@ -35,8 +35,8 @@ pub struct Recipient {
     pub memory: Arc<GuestMemory>,
     /// Its interrupt bus.
     pub bus: Arc<ApicBus>,
-    /// `allow = ["unsafe-interrupts"]`.
-    pub unsafe_interrupts: bool,
+    /// What its devices may do beyond what is safe.
+    pub liberties: Liberties,
     /// What it may still cause of log, with all that it has and had.
     pub complaints: Complaints,
 }
@@ -44,10 +44,10 @@ pub struct Recipient {
 /// What one VM holds. Dropping it gives everything back, in this order: devices (interrupts, bus mastering, reset),
 /// then groups (context entries), then the container (mappings, domain), then its hold on the RAM.
 #[derive(Debug)]
-pub struct Assigned {
-    functions: Vec<Arc<AssignedFunction>>,
-    groups: Vec<Group<Remapping>>,
-    container: Option<Container<Remapping>>,
+pub struct Assigned<M: Machine = Doors> {
+    functions: Vec<Arc<AssignedFunction<M>>>,
+    groups: Vec<Group<M::Remapping>>,
+    container: Option<Container<M::Remapping>>,
     /// Last: as long as an entry or a cache may still lead a device there, the RAM is nobody else's.
     memory: Kept<Arc<GuestMemory>>,
 }
@@ -63,21 +63,14 @@ impl Assigned {
         recipient: &Recipient,
         functions: &[PciAddress],
     ) -> Result<Self, AssignError> {
-        let hold = |doubt| Self {
-            functions: Vec::new(),
-            groups: Vec::new(),
-            container: None,
-            memory: Kept::new(recipient.memory.clone(), recipient.owner.clone(), doubt),
-        };
         if functions.is_empty() {
-            return Ok(hold(Doubt::default()));
+            return Ok(Self::nothing(recipient, Doubt::default()));
         }
         let remapping = assignments
             .remapping()
             .map_err(|reason| AssignError::NoRemapping { reason: reason.to_string() })?
-            .for_a_run(recipient.complaints.clone(), recipient.unsafe_interrupts);
-        let mut assigned = hold(remapping.doubt().clone());
-        if recipient.unsafe_interrupts {
+            .for_a_run(recipient.complaints.clone(), recipient.liberties);
+        if recipient.liberties.unsafe_interrupts {
             let owner = &recipient.owner;
             if remapping.remaps_interrupts() {
                 info!("{owner}: unsafe-interrupts is allowed and not needed: interrupts are remapped");
@@ -88,15 +81,36 @@ impl Assigned {
                 );
             }
         }
-        let policy = Policy { unsafe_interrupts: recipient.unsafe_interrupts, ..Policy::default() };
-        let container = Container::new(remapping.clone(), recipient.owner.clone(), policy);
+        let doubt = remapping.doubt().clone();
+        Self::take(&MachineSupply { assignments, remapping }, recipient, functions, doubt)
+    }
+}
+
+impl<M: Machine<Configuration: Clone>> Assigned<M> {
+    fn nothing(recipient: &Recipient, doubt: Doubt) -> Self {
+        Self {
+            functions: Vec::new(),
+            groups: Vec::new(),
+            container: None,
+            memory: Kept::new(recipient.memory.clone(), recipient.owner.clone(), doubt),
+        }
+    }
+
+    /// Takes these functions from `supply`, whose remapping raises `doubt`.
+    fn take<S: Supply<Machine = M>>(
+        supply: &S,
+        recipient: &Recipient,
+        functions: &[PciAddress],
+        doubt: Doubt,
+    ) -> Result<Self, AssignError> {
+        let mut assigned = Self::nothing(recipient, doubt);
+        let policy = Policy { unsafe_interrupts: recipient.liberties.unsafe_interrupts, ..Policy::default() };
+        let container = Container::new(supply.remapping().clone(), recipient.owner.clone(), policy);
         for &function in functions {
-            assigned.join(assignments, recipient, &container, function)?;
+            assigned.join(supply, recipient, &container, function)?;
         }
         for &function in functions {
-            for signer in remapping.signature(function).ids() {
-                end_quarantine(&remapping, signer);
-            }
+            supply.forgive(function);
         }
         container.set_type(TYPE1_V2).map_err(AssignError::Container)?;
         for block in recipient.memory.blocks() {
@@ -110,20 +124,20 @@ impl Assigned {
         }
         assigned.container = Some(container);
         for &function in functions {
-            let opened = assigned.device(assignments, recipient, function)?;
+            let opened = assigned.device(supply, recipient, function)?;
             assigned.functions.push(Arc::new(opened));
         }
         Ok(assigned)
     }
 
     /// The functions, in the configuration's order.
-    pub fn functions(&self) -> &[Arc<AssignedFunction>] {
+    pub fn functions(&self) -> &[Arc<AssignedFunction<M>>] {
         &self.functions
     }
 
     /// Further addresses at which these functions may come to reach the VM's RAM, whose blocks these are; `None` without
     /// functions. Dropped before `self` is closed.
-    pub fn dma_windows(&self, blocks: &[GuestBlock]) -> Option<DmaWindows<Remapping>> {
+    pub fn dma_windows(&self, blocks: &[GuestBlock]) -> Option<DmaWindows<M::Remapping>> {
         self.container.as_ref().map(|container| DmaWindows::new(container.clone(), blocks))
     }
 
@@ -135,17 +149,18 @@ impl Assigned {
     /// The group of `function` joins the container, if it has not yet.
     fn join(
         &mut self,
-        assignments: &Assignments,
+        supply: &impl Supply<Machine = M>,
         recipient: &Recipient,
-        container: &Container<Remapping>,
+        container: &Container<M::Remapping>,
         function: PciAddress,
     ) -> Result<(), AssignError> {
         let refused = |source| AssignError::Group { function, source };
-        let id = assignments.group_of(function).ok_or(refused(GroupError::NoFunction(function)))?;
+        let registry = supply.registry();
+        let id = registry.groups().of(function).ok_or(refused(GroupError::NoFunction(function)))?.id;
         if self.groups.iter().any(|group| group.id() == id) {
             return Ok(());
         }
-        let group = Group::open(assignments.registry(), id, &recipient.owner).map_err(refused)?;
+        let group = Group::open(registry, id, &recipient.owner).map_err(refused)?;
         group.set_container(container).map_err(refused)?;
         self.groups.push(group);
         Ok(())
@@ -153,36 +168,20 @@ impl Assigned {
 
     fn device(
         &self,
-        assignments: &Assignments,
+        supply: &impl Supply<Machine = M>,
         recipient: &Recipient,
         address: PciAddress,
-    ) -> Result<AssignedFunction, AssignError> {
-        let refused = |source| AssignError::Group { function: address, source };
-        let missing = || refused(GroupError::NoFunction(address));
-        let id: GroupId = assignments.group_of(address).ok_or_else(missing)?;
+    ) -> Result<AssignedFunction<M>, AssignError> {
+        let missing = || AssignError::Group { function: address, source: GroupError::NoFunction(address) };
+        let id: GroupId = supply.registry().groups().of(address).ok_or_else(missing)?.id;
         let group = self.groups.iter().find(|group| group.id() == id).ok_or_else(missing)?;
-        let function = assignments.function(address).ok_or_else(missing)?;
-        if let Some(source) = assignments.conflict(function) {
-            return Err(AssignError::Addresses { function: address, source });
-        }
-        let windows = FunctionWindows::map(function, memory::map_mmio)
-            .map_err(|source| AssignError::Registers { function: address, source })?;
-        let space = FunctionSpace::new(assignments.ecam().clone(), address);
-        let parts = Parts {
-            configuration: space.clone(),
-            windows,
-            clock: Clock,
-            bus: bus_reset(assignments, function),
-            line: false,
-        };
-        let device = Device::<Doors>::open(group, address, parts)
+        let function = supply.function(address).ok_or_else(missing)?;
+        let parts = supply.parts(function)?;
+        let space = parts.configuration.clone();
+        let device = Device::<M>::open(group, address, parts)
             .map_err(|source| AssignError::Device { function: address, source })?;
         let method =
             device.reset_method().map_or("cannot be reset".to_string(), |method| alloc::format!("reset by {method}"));
-        if let Some(senders) = assignments.remapping().ok().and_then(|remapping| remapping.signature(address).senders())
-        {
-            info!("{address}: its interrupt entries take messages of {senders}, as it signs with several ids");
-        }
         info!("{address} of {id} is {}'s: {method}, reaches its RAM and nothing else", recipient.owner);
         Ok(AssignedFunction::new(function, space, device, recipient))
     }
@@ -209,6 +208,74 @@ impl Assigned {
         drop(groups);
         drop(container);
         drop(memory);
+    }
+}
+
+/// Where an assignment takes its functions from.
+trait Supply {
+    /// What a device object reaches.
+    type Machine: Machine;
+
+    /// Who holds what.
+    fn registry(&self) -> &Registry;
+
+    /// The remapping hardware, for this run of the VM.
+    fn remapping(&self) -> &<Self::Machine as Machine>::Remapping;
+
+    /// One function of the machine.
+    fn function(&self, address: PciAddress) -> Option<&pci::Function>;
+
+    /// The function's doors, or what stands against opening them.
+    fn parts(&self, function: &pci::Function) -> Result<Parts<Self::Machine>, AssignError>;
+
+    /// Ends what a function earned itself in an earlier run.
+    fn forgive(&self, function: PciAddress);
+}
+
+/// This machine.
+struct MachineSupply<'a> {
+    assignments: &'a Assignments,
+    remapping: Remapping,
+}
+
+impl Supply for MachineSupply<'_> {
+    type Machine = Doors;
+
+    fn registry(&self) -> &Registry {
+        self.assignments.registry()
+    }
+
+    fn remapping(&self) -> &Remapping {
+        &self.remapping
+    }
+
+    fn function(&self, address: PciAddress) -> Option<&pci::Function> {
+        self.assignments.function(address)
+    }
+
+    fn parts(&self, function: &pci::Function) -> Result<Parts<Doors>, AssignError> {
+        let address = function.address;
+        if let Some(source) = self.assignments.conflict(function) {
+            return Err(AssignError::Addresses { function: address, source });
+        }
+        let windows = FunctionWindows::map(function, memory::map_mmio)
+            .map_err(|source| AssignError::Registers { function: address, source })?;
+        if let Some(senders) = self.remapping.signature(address).senders() {
+            info!("{address}: its interrupt entries take messages of {senders}, as it signs with several ids");
+        }
+        Ok(Parts {
+            configuration: FunctionSpace::new(self.assignments.ecam().clone(), address),
+            windows,
+            clock: Clock,
+            bus: bus_reset(self.assignments, function),
+            line: false,
+        })
+    }
+
+    fn forgive(&self, function: PciAddress) {
+        for signer in self.remapping.signature(function).ids() {
+            end_quarantine(&self.remapping, signer);
+        }
     }
 }
 
@@ -301,3 +368,7 @@ impl fmt::Display for AssignError {
 }
 
 impl core::error::Error for AssignError {}
+
+#[cfg(test)]
+#[path = "assigned_tests.rs"]
+mod tests;

@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 
 use iommu::Dmar;
 use iommu::address::{HostPhysical, PciAddress};
-use iommu::dmar::{self, BridgeBuses, Buses};
+use iommu::dmar::{self, BridgeBuses, Buses, RootPorts};
 use iommu::driver::{ApicMode, Driver, InterruptRemapping, Options};
 use log::{error, info, warn};
 use passthrough::group::Registry;
 use passthrough::topology::{self, GroupId, Groups};
 
+use super::device_tlb::DeviceTlb;
 use super::territory::{self, Conflict, Holder};
 use super::{Events, FunctionSpace, KernelMachine, Remapping, Signature};
 use crate::cpu;
@@ -56,9 +57,11 @@ impl Assignments {
         let read = |function: &Function| topology::Function::read(function.address, &space(function.address));
         let groups = Groups::build(&functions.iter().filter_map(read).collect::<Vec<_>>());
         let registry = Registry::new(groups);
-        let remapping = drive(&functions, plan).map(|driver| {
+        let remapping = drive(&functions, plan).map(|(driver, ports)| {
             let outgrown = outgrown(&functions, driver);
-            Remapping::new(driver, events, registry.clone(), outgrown)
+            let tlb = |function: &Function| DeviceTlb::of(function, &functions, &ports, space(function.address));
+            let tlbs = functions.iter().filter_map(tlb).collect();
+            Remapping::new(driver, events, registry.clone(), outgrown, tlbs)
         });
         if let Err(reason) = &remapping {
             error!("no device can be assigned: {reason}");
@@ -155,8 +158,9 @@ fn obeyed(flags: dmar::Flags, wanted: ApicMode, now: cpu::ApicMode) -> ApicMode 
     if opts_out && now == cpu::ApicMode::XApic { ApicMode::XApic } else { wanted }
 }
 
-/// Brings the units up. The driver lives as long as the hypervisor.
-fn drive(functions: &[Function], plan: Plan<'_>) -> Result<&'static Driver<KernelMachine>, String> {
+/// Brings the units up; with the root ports below which devices may have a TLB of their own. The driver lives as long as
+/// the hypervisor.
+fn drive(functions: &[Function], plan: Plan<'_>) -> Result<(&'static Driver<KernelMachine>, Vec<RootPorts>), String> {
     let table = plan.dmar.ok_or("the firmware has no DMAR table: the machine has no VT-d, or it is switched off")?;
     let mut dmar = Dmar::parse(table).map_err(|error| error.to_string())?;
     dmar.check_memory(plan.touches_memory).map_err(|error| error.to_string())?;
@@ -174,7 +178,7 @@ fn drive(functions: &[Function], plan: Plan<'_>) -> Result<&'static Driver<Kerne
         InterruptRemapping::On { .. } => info!("DMA and interrupts are remapped; no device may do anything yet"),
         InterruptRemapping::Off(reason) => warn!("DMA is remapped, interrupts are not: {reason}"),
     }
-    Ok(alloc::boxed::Box::leak(alloc::boxed::Box::new(driver)))
+    Ok((alloc::boxed::Box::leak(alloc::boxed::Box::new(driver)), dmar.root_ports))
 }
 
 #[cfg(test)]

@@ -55,12 +55,12 @@ struct Placed {
 }
 
 /// The function.
-pub struct AssignedFunction {
+pub struct AssignedFunction<M: Machine = Doors> {
     address: PciAddress,
     owner: Owner,
-    device: Guarded<Doors>,
+    pub(super) device: Guarded<M>,
     /// The real function's, for who cannot wait for the device.
-    space: FunctionSpace,
+    space: M::Configuration,
     bars: [Option<HostBar>; BARS],
     /// Taken after the device's lock or alone.
     placed: Mutex<Placed>,
@@ -69,9 +69,9 @@ pub struct AssignedFunction {
     complaints: Complaints,
 }
 
-impl AssignedFunction {
+impl<M: Machine> AssignedFunction<M> {
     /// Puts an open device on the bus of a VM.
-    pub fn new(function: &pci::Function, space: FunctionSpace, device: Device<Doors>, recipient: &Recipient) -> Self {
+    pub fn new(function: &pci::Function, space: M::Configuration, device: Device<M>, recipient: &Recipient) -> Self {
         let bars = core::array::from_fn(|index| {
             let bar = function.bars.get(index).copied().flatten()?;
             let number = u8::try_from(index).ok()?;
@@ -137,7 +137,7 @@ impl AssignedFunction {
         }
     }
 
-    fn reset(&self, device: &mut Device<Doors>) {
+    fn reset(&self, device: &mut Device<M>) {
         if let Err(error) = device.reset() {
             self.say(format_args!("the guest's reset failed: {error}"));
         }
@@ -189,7 +189,11 @@ impl AssignedFunction {
     }
 }
 
-impl VirtualFunction for AssignedFunction {
+impl<M: Machine> VirtualFunction for AssignedFunction<M>
+where
+    Device<M>: Send,
+    M::Configuration: Send + Sync,
+{
     fn name(&self) -> &dyn fmt::Display {
         &self.address
     }
@@ -256,7 +260,7 @@ impl VirtualFunction for AssignedFunction {
     }
 }
 
-impl fmt::Debug for AssignedFunction {
+impl<M: Machine> fmt::Debug for AssignedFunction<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AssignedFunction")
             .field("address", &self.address)

@@ -4,10 +4,12 @@
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 use iommu::address::{HostPhysical, Iova, PciAddress, SourceId};
 use iommu::driver::{AttachError, DomainError, DomainId, DomainRequest, Driver, InterruptRemapping};
 use iommu::paging::Permissions;
+use log::{info, warn};
 use passthrough::door::{
     Access, Event, InterruptError, Message, Owner, RemappingCapabilities, RemappingError, RemappingHardware, Reserved,
     ReservedKind,
@@ -15,6 +17,7 @@ use passthrough::door::{
 use passthrough::group::Registry;
 
 use super::complaints::Complaints;
+use super::device_tlb::DeviceTlb;
 use super::direct::Direct;
 use super::doubt::Doubt;
 use super::entries::Entries;
@@ -24,7 +27,7 @@ use super::signature::Signature;
 use crate::memory::{self, KernelFrames};
 
 /// A handle on the machine's remapping units.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Remapping {
     driver: &'static Driver<KernelMachine>,
     events: &'static Events,
@@ -33,8 +36,24 @@ pub struct Remapping {
     outgrown: Arc<[PciAddress]>,
     doubt: Doubt,
     complaints: Complaints,
-    /// Where interrupts are not remapped, functions may send them all the same.
-    unsafe_interrupts: bool,
+    /// The functions that could use a TLB of their own.
+    tlbs: Arc<[DeviceTlb]>,
+    liberties: Liberties,
+}
+
+/// What the configuration allows a VM's devices beyond what is safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Liberties {
+    /// They may interrupt although nothing checks whom (`unsafe-interrupts`).
+    pub unsafe_interrupts: bool,
+    /// They may translate addresses by themselves (`device-tlb`).
+    pub device_tlb: bool,
+}
+
+impl fmt::Debug for Remapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remapping").field("driver", &self.driver).finish_non_exhaustive()
+    }
 }
 
 /// Interrupts of one function.
@@ -53,21 +72,31 @@ pub enum Messages {
 
 impl Remapping {
     /// The units that `driver` drives, for the functions of `registry`, with interrupts delivered to `events`.
-    /// Those of `outgrown` do not need the memory any more that firmware reserved for them.
-    pub fn new(
+    /// Those of `outgrown` do not need the memory any more that firmware reserved for them; those of `tlbs` could use a
+    /// TLB of their own.
+    pub(super) fn new(
         driver: &'static Driver<KernelMachine>,
         events: &'static Events,
         registry: Registry,
         outgrown: Vec<PciAddress>,
+        tlbs: Vec<DeviceTlb>,
     ) -> Self {
-        let (doubt, complaints, outgrown) = (Doubt::default(), Complaints::default(), outgrown.into());
-        Self { driver, events, registry, outgrown, doubt, complaints, unsafe_interrupts: false }
+        let (outgrown, tlbs) = (outgrown.into(), tlbs.into());
+        let (doubt, complaints, liberties) = (Doubt::default(), Complaints::default(), Liberties::default());
+        Self { driver, events, registry, outgrown, doubt, complaints, tlbs, liberties }
     }
 
     /// The same units for one VM in one of its runs, which a doubt that is raised concerns alone. What goes wrong is said
-    /// on the account of `complaints`; with `unsafe_interrupts`, functions may interrupt although nothing checks whom.
-    pub fn for_a_run(&self, complaints: Complaints, unsafe_interrupts: bool) -> Self {
-        Self { doubt: Doubt::default(), complaints, unsafe_interrupts, ..self.clone() }
+    /// on the account of `complaints`.
+    pub fn for_a_run(&self, complaints: Complaints, liberties: Liberties) -> Self {
+        Self { doubt: Doubt::default(), complaints, liberties, ..self.clone() }
+    }
+
+    /// The function's own TLB, if it has one and its unit serves it.
+    fn tlb(&self, function: PciAddress) -> Option<&DeviceTlb> {
+        let unit = self.driver.unit_of(function).and_then(|unit| self.driver.units().get(unit));
+        unit.filter(|unit| unit.extended().device_tlb())?;
+        self.tlbs.iter().find(|tlb| tlb.function == function)
     }
 
     /// Whether messages of functions go through entries.
@@ -90,7 +119,8 @@ impl Remapping {
     /// Vectors for unremapped messages of `function`, on the CPU of the VM's first vCPU.
     fn direct(&self, owner: &Owner, function: PciAddress, count: u16, block: bool) -> Result<Messages, InterruptError> {
         let cpu = self.events.bus(owner.id).and_then(|bus| bus.endpoint(0)).map(|endpoint| endpoint.host_cpu());
-        let place = cpu.filter(|_| self.unsafe_interrupts).and_then(|cpu| Some((cpu, crate::cpu::apic_id(cpu)?)));
+        let place =
+            cpu.filter(|_| self.liberties.unsafe_interrupts).and_then(|cpu| Some((cpu, crate::cpu::apic_id(cpu)?)));
         let (cpu, apic_id) = place.ok_or(InterruptError::TooFew { available: 0 })?;
         let vectors = Direct::allocate(cpu, apic_id, count, block).inspect_err(|refusal| {
             self.complaints.error(format_args!("{function}: no vectors for unremapped interrupts: {refusal}"));
@@ -179,7 +209,27 @@ impl RemappingHardware for Remapping {
     }
 
     fn attach(&self, domain: DomainId, function: PciAddress, requester_ids: &[SourceId]) -> Result<(), RemappingError> {
-        self.driver.attach(domain, function, requester_ids).map_err(|refusal| match refusal {
+        let tlb = self.tlb(function);
+        let used = tlb.filter(|_| self.liberties.device_tlb);
+        let attached = match used {
+            Some(tlb) => self.driver.attach_with_device_tlb(domain, function, requester_ids, tlb.depth),
+            None => self.driver.attach(domain, function, requester_ids),
+        };
+        match (&attached, tlb, used) {
+            (Ok(()), _, Some(tlb)) => {
+                tlb.enable();
+                warn!(
+                    "{function} translates addresses by itself (ATS), as device-tlb allows: the unit believes what it says"
+                );
+            }
+            (Ok(()), Some(_), None) => {
+                info!(
+                    "{function} could translate addresses by itself (ATS), and the unit would believe it: ATS stays off"
+                );
+            }
+            _ => {}
+        }
+        attached.map_err(|refusal| match refusal {
             AttachError::Unsuitable { .. } => RemappingError::Incompatible,
             AttachError::OutOfFrames => RemappingError::OutOfMemory,
             AttachError::Uncovered { .. } => RemappingError::NoUnit,
@@ -194,6 +244,9 @@ impl RemappingHardware for Remapping {
     }
 
     fn detach(&self, _domain: DomainId, function: PciAddress, _requester_ids: &[SourceId]) {
+        if let Some(tlb) = self.tlb(function).filter(|_| self.liberties.device_tlb) {
+            tlb.disable();
+        }
         // The driver remembers the ids that it attached the function under.
         if let Err(refusal) = self.driver.detach(function) {
             self.doubt.raise();

@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
+use configuration::Override;
 use iommu::address::PAGE_SIZE;
 use log::{error, info};
 use spin::Mutex;
 
 use super::Schedule;
 use super::slot::{Running, Slot};
-use crate::assignment::{AssignError, Assigned, Recipient};
+use crate::assignment::{AssignError, Assigned, Liberties, Recipient};
 use crate::cpu;
 use crate::memory::{GuestMemory, GuestMemoryError, NestedPaging, Owner, frames};
 use crate::platform::{File, pci};
@@ -67,7 +68,10 @@ pub(super) fn build(schedule: &Schedule, slot: &Slot) -> Result<(), StartError> 
         owner: slot.owner.clone(),
         memory: memory.clone(),
         bus: slot.bus.clone(),
-        unsafe_interrupts: slot.configuration.allows(configuration::Override::UnsafeInterrupts),
+        liberties: Liberties {
+            unsafe_interrupts: slot.configuration.allows(Override::UnsafeInterrupts),
+            device_tlb: slot.configuration.allows(Override::DeviceTlb),
+        },
         complaints: slot.complaints.clone(),
     };
     let assigned = Assigned::open(&schedule.assignments, &recipient, &slot.claims).map_err(StartError::Assign)?;

@@ -54,6 +54,8 @@ impl SavedState {
             let at = |offset: u16| found.offset.saturating_add(offset);
             match found.id {
                 extended_id::ACS => state.word(space, at(6)),
+                // On where the owner of the remapping unit has switched it on; a reset switches it off.
+                extended_id::ATS => state.word(space, at(6)),
                 extended_id::LATENCY_TOLERANCE => state.double(space, at(4)),
                 extended_id::ERROR_REPORTING => {
                     for offset in [0x08, 0x0c, 0x14, 0x18] {

@@ -1,11 +1,11 @@
 //! Devices of VMs: their interrupts, counted exactly, and their DMA, followed closely.
 
-use super::{EDU, NVME, configuration, ended, exerciser};
+use super::{EDU, NVME, VIRTIO_NET, configuration, ended, exerciser};
 use crate::case::{Case, Pattern};
 use crate::machine::Hardware;
 
 pub(super) fn all() -> Vec<Case> {
-    vec![interrupts(), unremapped_interrupts(), stale_translation()]
+    vec![interrupts(), unremapped_interrupts(), stale_translation(), device_tlb()]
 }
 
 /// MSI of one device and MSI-X of another, each delivered as often as it was sent.
@@ -55,4 +55,31 @@ fn stale_translation() -> Case {
         .expect(Pattern::hypervisor("fault vm=stale ... access=write"))
         .expect(Pattern::hypervisor("fault vm=stale ... access=read"))
         .forbid(Pattern::guest("stale", "failed"))
+}
+
+/// A function translates addresses by itself where the VM's configuration allows that, and its TLB is invalidated with
+/// the unit's caches: a unit whose device did not answer would fail the mappings that the guest takes away.
+fn device_tlb() -> Case {
+    let devices = format!("debug_exit = true\nallow = [\"device-tlb\"]\ndevices = [\"{EDU}\", \"{VIRTIO_NET}\"]");
+    let vms = [
+        exerciser("allowed", "0", "test=stale", &devices),
+        exerciser("usual", "1", "test=nothing", &format!("debug_exit = true\ndevices = [\"{VIRTIO_NET}\"]")),
+    ];
+    let card = |port| format!("virtio-net-pci,bus={port},disable-legacy=on,iommu_platform=on,ats=on,romfile=");
+    let unit = "intremap=on,eim=on,device-iotlb=on";
+    let hardware = Hardware { remapping_unit: Some(unit.into()), ..Hardware::default() }
+        .edu()
+        .root_port("port-one")
+        .device(card("port-one"))
+        .root_port("port-two")
+        .device(card("port-two"));
+    Case::new("device-tlb", configuration(&vms))
+        .on(hardware)
+        .expect(Pattern::hypervisor("0000:01:00.0 attached to domain ... with a TLB of its own"))
+        .expect(Pattern::hypervisor("0000:01:00.0 translates addresses by itself (ATS), as device-tlb allows"))
+        .expect(Pattern::hypervisor("0000:02:00.0 could translate addresses by itself (ATS) ... ATS stays off"))
+        .expect(Pattern::hypervisor("0000:01:00.0 detached from domain"))
+        .expect(ended("allowed", "stale"))
+        .forbid(Pattern::guest("allowed", "failed"))
+        .forbid(Pattern::hypervisor("not cleanly"))
 }

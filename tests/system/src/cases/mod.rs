@@ -30,6 +30,8 @@ pub fn bochs() -> Vec<Case> {
 const EDU: &str = "1234:11e8";
 /// The device ids of QEMU's NVMe disk.
 const NVME: &str = "1b36:0010";
+/// The device ids of QEMU's virtio network card.
+const VIRTIO_NET: &str = "1af4:1041";
 /// The device ids of QEMU's e1000e.
 const E1000E: &str = "8086:10d3";
 
