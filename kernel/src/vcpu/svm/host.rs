@@ -14,6 +14,8 @@ use crate::vcpu::VcpuError;
 
 /// CPUID 0x8000_0001 ECX: SVM.
 const SVM: u32 = 1 << 2;
+/// CPUID 1 ECX: a hypervisor is below.
+const HYPERVISOR: u32 = 1 << 31;
 /// CPUID 0x8000_000A EDX: nested paging, next RIP, flush by address space.
 const NESTED_PAGING: u32 = 1 << 0;
 const NEXT_INSTRUCTION: u32 = 1 << 3;
@@ -80,6 +82,8 @@ pub(super) struct Features {
     pub(super) next_instruction: bool,
     /// One guest's translations can be flushed.
     pub(super) flush_by_address_space: bool,
+    /// It is an emulator that may deliver an injected interrupt twice; see [`super::delivery`].
+    pub(super) repeats_interrupts: bool,
     /// How many address-space ids there are, 0 included.
     address_spaces: u32,
 }
@@ -90,9 +94,17 @@ impl Features {
         Self {
             next_instruction: leaf.edx & NEXT_INSTRUCTION != 0,
             flush_by_address_space: leaf.edx & FLUSH_BY_ADDRESS_SPACE != 0,
+            repeats_interrupts: is_tcg(),
             address_spaces: leaf.ebx.max(2),
         }
     }
+}
+
+/// Whether this processor is QEMU's TCG: CPUID's bit of hypervisors, and the signature in their first leaf.
+fn is_tcg() -> bool {
+    let signature = __cpuid_count(0x4000_0000, 0);
+    __cpuid_count(1, 0).ecx & HYPERVISOR != 0
+        && [signature.ebx, signature.ecx, signature.edx].map(u32::to_le_bytes).as_flattened() == b"TCGTCGTCGTCG"
 }
 
 fn check() -> Result<(), Refusal> {
@@ -187,7 +199,12 @@ mod tests {
 
     #[test]
     fn ids_are_not_shared_until_everything_is_flushed() {
-        let features = Features { next_instruction: false, flush_by_address_space: false, address_spaces: 4 };
+        let features = Features {
+            next_instruction: false,
+            flush_by_address_space: false,
+            repeats_interrupts: false,
+            address_spaces: 4,
+        };
         let index = cpu::MAXIMUM as u32 - 1;
         let mut given = Vec::new();
         for _ in 0..3 {

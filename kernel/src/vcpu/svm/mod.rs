@@ -5,6 +5,7 @@
 //! VMRUN keeps half of it in the save page and VMLOAD brings the other half back from the VMCB that
 //! [`enable`] filled on the same CPU.
 
+mod delivery;
 mod exit;
 mod host;
 mod machine;
@@ -16,12 +17,13 @@ use core::ptr::NonNull;
 
 use iommu::address::{HostPhysical, PAGE_SIZE};
 
+use self::delivery::Delivery;
 use self::host::{AddressSpace, Features, Flush};
 pub use self::host::{Refusal, enable};
 use self::vmcb::{Vmcb, event, first, interrupt, second};
 use super::VcpuError;
 use super::engine::{Exit, QuickExit, VcpuEngine};
-use super::state::{Event, Exception, Register, Registers, Segment, SegmentName, SystemRegister, bits};
+use super::state::{Event, Register, Registers, Segment, SegmentName, SystemRegister, bits};
 use crate::cpu;
 use crate::memory::{self, Owner};
 
@@ -78,6 +80,7 @@ pub struct Svm {
     host_state: u64,
     address_space: AddressSpace,
     features: Features,
+    delivery: Delivery,
 }
 
 // SAFETY: the VMCB is the engine's own; nothing in it is bound to a thread.
@@ -94,6 +97,7 @@ impl Svm {
         let physical = memory::frames().allocate_zeroed(owner, 1, PAGE_SIZE)?;
         // The direct map is never at address 0.
         let vmcb = NonNull::new(memory::to_pointer(physical).cast::<Vmcb>()).ok_or(Refusal::NoSvm)?;
+        let features = Features::of_this_cpu();
         let mut engine = Self {
             registers: Registers::default(),
             vmcb,
@@ -101,7 +105,8 @@ impl Svm {
             owner,
             host_state: 0,
             address_space: AddressSpace::NONE,
-            features: Features::of_this_cpu(),
+            features,
+            delivery: Delivery::new(features.repeats_interrupts),
         };
         let control = &mut engine.vmcb_mut().control;
         control.cr_write = CR_WRITES;
@@ -129,6 +134,12 @@ impl Svm {
         unsafe { self.vmcb.as_mut() }
     }
 
+    /// What delivers events, and the VMCB that it delivers by.
+    const fn parts(&mut self) -> (&mut Delivery, &mut Vmcb) {
+        // SAFETY: as in `vmcb`.
+        (&mut self.delivery, unsafe { self.vmcb.as_mut() })
+    }
+
     fn flush(&mut self, flush: Flush) {
         let own = if self.features.flush_by_address_space { FLUSH_OWN } else { FLUSH_ALL };
         let control = &mut self.vmcb_mut().control;
@@ -138,20 +149,6 @@ impl Svm {
             Flush::Own => {}
             Flush::Everything => control.tlb_control = FLUSH_ALL,
         }
-    }
-
-    /// An event's delivery was interrupted: it is delivered again, but for software interrupts, whose instruction
-    /// is executed again.
-    #[cold]
-    fn deliver_again(&mut self, delivery: u64) {
-        let vector = delivery as u8;
-        let again = match delivery & event::TYPE {
-            event::EXTERNAL | event::NON_MASKABLE => true,
-            // #BP and #OF come from INT3 and INTO.
-            event::EXCEPTION => vector != 3 && vector != 4,
-            _ => false,
-        };
-        self.vmcb_mut().control.injection = if again { delivery } else { 0 };
     }
 }
 
@@ -175,11 +172,11 @@ impl VcpuEngine for Svm {
         // DX has the processor's family, model and stepping.
         self.registers.set_u32(Register::Rdx, core::arch::x86_64::__cpuid_count(1, 0).eax);
         self.watch_interrupt_return(false);
-        let vmcb = self.vmcb_mut();
+        let (delivery, vmcb) = self.parts();
+        delivery.reset(vmcb);
         vmcb.control.interrupt = interrupt::MASKING;
         vmcb.control.first &= !first::VIRTUAL_INTERRUPT;
         vmcb.control.interrupt_shadow = 0;
-        vmcb.control.injection = 0;
         let save = &mut vmcb.save;
         let segment = |attributes| Segment { selector: 0, attributes, limit: 0xffff, base: 0 };
         save.segments = [segment(PRESENT_DATA); 10];
@@ -350,32 +347,13 @@ impl VcpuEngine for Svm {
     }
 
     fn inject(&mut self, event: Event) {
-        self.vmcb_mut().control.injection = event::VALID
-            | match event {
-                Event::Interrupt(vector) => event::EXTERNAL | u64::from(vector),
-                Event::NonMaskable => event::NON_MASKABLE | 2,
-                Event::Exception(Exception { vector, error }) => {
-                    let error = error.map_or(0, |code| event::HAS_ERROR | u64::from(code) << 32);
-                    event::EXCEPTION | u64::from(vector) | error
-                }
-            };
+        let (delivery, vmcb) = self.parts();
+        delivery.inject(vmcb, event);
     }
 
     #[inline]
     fn injected(&self) -> Option<Event> {
-        let injection = self.vmcb().control.injection;
-        if injection & event::VALID == 0 {
-            return None;
-        }
-        let vector = injection as u8;
-        Some(match injection & event::TYPE {
-            event::EXTERNAL => Event::Interrupt(vector),
-            event::NON_MASKABLE => Event::NonMaskable,
-            _ => {
-                let error = (injection & event::HAS_ERROR != 0).then_some((injection >> 32) as u32);
-                Event::Exception(Exception { vector, error })
-            }
-        })
+        Delivery::injected(self.vmcb())
     }
 
     fn open_window(&mut self, vector: Option<u8>) {
@@ -468,6 +446,11 @@ impl VcpuEngine for Svm {
         let save = &mut self.vmcb_mut().save;
         save.rax = rax;
         save.stack_pointer = rsp;
+        if self.delivery.comes_back() {
+            self.delivery.left();
+            // It waits for GIF: the guest is left right after the event's delivery.
+            cpu::send_interrupt(cpu::index(), cpu::vectors::KICK);
+        }
         // SAFETY: `load` found SVM enabled on this CPU and the caller stays on it; the nested page table is the
         // machine's own.
         unsafe { machine::run(&mut self.registers, self.physical.as_u64(), self.host_state) };
@@ -477,7 +460,8 @@ impl VcpuEngine for Svm {
         self.registers.set(Register::Rsp, rsp);
         // The processor has cleared the injected event's valid bit.
         if delivery & event::VALID != 0 {
-            self.deliver_again(delivery);
+            let (delivery, vmcb) = self.parts();
+            delivery.interrupted(vmcb);
         }
     }
 

@@ -59,6 +59,7 @@ pub(super) mod event {
     pub(in super::super) const EXTERNAL: u64 = 0;
     pub(in super::super) const NON_MASKABLE: u64 = 2 << TYPE_SHIFT;
     pub(in super::super) const EXCEPTION: u64 = 3 << TYPE_SHIFT;
+    pub(in super::super) const SOFTWARE: u64 = 4 << TYPE_SHIFT;
     pub(in super::super) const HAS_ERROR: u64 = 1 << 11;
     pub(in super::super) const VALID: u64 = 1 << 31;
 }
