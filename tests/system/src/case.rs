@@ -120,6 +120,8 @@ pub struct Case {
     checks: Vec<Check>,
     /// The seed of the NVMe disk that the machine gets, if it gets one.
     disk: Option<u64>,
+    /// Whether the machine is paused and continued all the time while guests run.
+    disturbed: bool,
     /// Whether files that the configuration names may be absent from the volume.
     absent_files: bool,
 }
@@ -149,6 +151,7 @@ impl Case {
             limit: Duration::from_secs(180),
             checks: Vec::new(),
             disk: None,
+            disturbed: false,
             absent_files: false,
         }
     }
@@ -191,6 +194,12 @@ impl Case {
     /// The same with a volume that lacks what was not built.
     pub fn lacking_files(mut self) -> Self {
         self.absent_files = true;
+        self
+    }
+
+    /// The same on a machine that is paused and continued all the time from a guest's first line on.
+    pub fn disturbed(mut self) -> Self {
+        self.disturbed = true;
         self
     }
 
@@ -254,6 +263,7 @@ impl Case {
         let (mut machine, disk) = self.start(tools, folder)?;
         let mut watch = Watch::limited_to(Some(self.limit));
         let mut missing = self.expected.clone();
+        let mut undisturbed = self.disturbed;
         loop {
             if self.end == End::Stays && missing.is_empty() {
                 machine.stop()?;
@@ -263,6 +273,10 @@ impl Case {
                 Event::Line(line) => {
                     show(&line);
                     watch.hear(&line);
+                    if undisturbed && line.guest().is_some() {
+                        machine.disturb()?;
+                        undisturbed = false;
+                    }
                     if let Some(pattern) = self.forbidden.iter().find(|pattern| pattern.matches(&line)) {
                         bail!("a line that must not come ({pattern}): {}", line.show(false));
                     }

@@ -45,13 +45,13 @@ fn two_cpus() -> Case {
 fn crashing_linux() -> Case {
     let vms = [
         linux("linux", "0", "postern.task=crash", &format!("devices = [\"{NVME}\"]")),
-        exerciser("neighbour", "1", "test=msi count=2000", &format!("debug_exit = true\ndevices = [\"{EDU}\"]")),
+        exerciser("neighbour", "1", "test=msi count=60000", &format!("debug_exit = true\ndevices = [\"{EDU}\"]")),
     ];
     Case::new("linux-crash", configuration(&vms))
         .on(Hardware::default().edu())
         .with_disk(4)
         .expect(Pattern::guest("linux", "result crash=now"))
-        .expect(Pattern::guest("neighbour", "counted=2000"))
+        .expect(Pattern::guest("neighbour", "counted=60000"))
         .check(disk_was_read)
 }
 

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 pub use hardware::Hardware;
 use monitor::Monitor;
@@ -56,6 +56,15 @@ pub trait Running {
     /// # Errors
     /// When the emulator does not obey.
     fn stop(self: Box<Self>) -> Result<Ended>;
+
+    /// From now on pauses the machine and lets it go on, again and again: each time the emulator's threads leave the
+    /// guest at a place where they rarely do.
+    ///
+    /// # Errors
+    /// Where the emulator cannot do that.
+    fn disturb(&self) -> Result<()> {
+        bail!("this emulator cannot be paused from outside")
+    }
 }
 
 /// A machine that is running in QEMU.
@@ -129,6 +138,13 @@ impl Running for Machine {
             Monitor::connect(&self.monitor)?.quit()?;
         }
         self.ended()
+    }
+
+    fn disturb(&self) -> Result<()> {
+        let monitor = self.monitor.clone();
+        // A connection a time: the monitor serves one, and `stop` needs it too.
+        thread::spawn(move || while Monitor::connect(&monitor).is_ok_and(|mut monitor| monitor.interrupt().is_ok()) {});
+        Ok(())
     }
 }
 

@@ -29,6 +29,12 @@ impl Monitor {
         self.execute("quit", &json!({})).map(|_| ())
     }
 
+    /// Pauses the machine's processors and lets them go on.
+    pub(crate) fn interrupt(&mut self) -> Result<()> {
+        self.execute("stop", &json!({}))?;
+        self.execute("cont", &json!({})).map(|_| ())
+    }
+
     fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream.get_mut(), "{request}").context("cannot write to QEMU's monitor")?;
