@@ -1,8 +1,15 @@
 //! State that no engine switches: x87, SSE, AVX and XCR0, DR0 to DR3, TSC_AUX. The hypervisor's own code uses none of it, so the
-//! guest's stays in the processor from one entry to the next; it is taken out when the virtual CPU stops running, and
-//! put in when it runs again, over whatever another one left there.
+//! guest's stays in the processor from one entry to the next. It is taken out when the virtual CPU stops running, and
+//! put in when it runs again, unless it is still there: no other virtual CPU ran on that host CPU meanwhile, nor this one
+//! elsewhere.
+//!
+//! That is more than haste. In QEMU's TCG (seen in 10.0) whatever restores x87 state without a pending exception (XRSTOR,
+//! FXRSTOR, FRSTOR, FLDENV) clears a flag of the emulator's first CPU (IGNNE#) in a word that this CPU's own thread
+//! changes at every VMRUN and #VMEXIT, and neither change is atomic. Where the two met, the first CPU went on walking
+//! the host's page tables as a guest's after it had left the guest: a triple fault of the host.
 
 use core::arch::x86_64::__cpuid_count;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use iommu::address::{HostPhysical, PAGE_SIZE};
 
@@ -11,6 +18,7 @@ use super::engine::VcpuEngine;
 use super::fetch::Opcode;
 use super::platform::Platform;
 use super::state::{Exception, Register, SystemRegister, bits};
+use crate::cpu;
 use crate::memory::{self, OutOfMemory, Owner};
 
 /// XCR0: x87, always on.
@@ -27,9 +35,18 @@ pub(super) const PKRU: u64 = 1 << 9;
 /// Bytes for the whole state; components whose state does not fit are not offered.
 const AREA: u32 = PAGE_SIZE as u32;
 
+/// The number of the next [`ExtendedState`]; 0 is nobody's.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+/// Whose state each host CPU holds, by number; only that CPU changes it.
+static HELD: [AtomicU64; cpu::MAXIMUM] = [const { AtomicU64::new(0) }; cpu::MAXIMUM];
+
 /// The extended state of one virtual CPU.
 #[derive(Debug)]
 pub(super) struct ExtendedState {
+    /// Never that of another one.
+    number: u64,
+    /// The host CPU that it was put into last.
+    cpu: Option<u32>,
     owner: Owner,
     /// A frame in the layout of XSAVE's standard form (SDM volume 1 section 13.4).
     area: HostPhysical,
@@ -61,6 +78,8 @@ impl ExtendedState {
             base.add(24).cast::<u32>().write(0x1f80);
         }
         Ok(Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            cpu: None,
             owner,
             area,
             offered: offered_components(),
@@ -79,10 +98,22 @@ impl ExtendedState {
         self.control
     }
 
-    /// Puts the state into this processor.
+    /// Puts the state into this processor, where it is not there yet.
     pub(super) fn load(&mut self) {
-        #[cfg(target_os = "none")]
-        machine::load(self);
+        if self.is_held(cpu::index()) {
+            #[cfg(target_os = "none")]
+            machine::resume(self);
+        } else {
+            #[cfg(target_os = "none")]
+            machine::load(self);
+        }
+    }
+
+    /// Whether the registers of this host CPU, which runs the caller, have the state. From now on they do.
+    fn is_held(&mut self, cpu: u32) -> bool {
+        let here = self.cpu.replace(cpu) == Some(cpu);
+        let held = HELD.get(cpu as usize).is_some_and(|held| held.swap(self.number, Ordering::Relaxed) == self.number);
+        here && held
     }
 
     /// Takes the state out of this processor.
@@ -206,6 +237,13 @@ mod machine {
         }
     }
 
+    /// The state is still in the registers, but for XCR0.
+    pub(super) fn resume(state: &ExtendedState) {
+        if state.offered != 0 {
+            set_extended_control(state.control);
+        }
+    }
+
     pub(super) fn unload(state: &mut ExtendedState) {
         let area = memory::to_pointer(state.area);
         // SAFETY: as in `load`; the area is large enough for every component that is offered.
@@ -245,6 +283,22 @@ mod machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_state_stays_in_a_cpu_until_another_comes_or_it_was_elsewhere() {
+        let mut first = ExtendedState::new(Owner::Hypervisor).unwrap();
+        let mut second = ExtendedState::new(Owner::Hypervisor).unwrap();
+        let (here, there) = (cpu::MAXIMUM as u32 - 1, cpu::MAXIMUM as u32 - 2);
+        assert!(!first.is_held(here));
+        assert!(first.is_held(here));
+        assert!(!second.is_held(here));
+        assert!(!first.is_held(here), "the second one's is there");
+        assert!(!first.is_held(there));
+        assert!(!first.is_held(here), "what it left here is old");
+        assert!(first.is_held(here));
+        let no_such_cpu = u32::MAX;
+        assert!(!first.is_held(no_such_cpu) && !first.is_held(no_such_cpu));
+    }
 
     #[test]
     fn only_lawful_combinations_are_allowed() {
