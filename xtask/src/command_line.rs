@@ -154,6 +154,8 @@ pub(crate) struct DmarOptions {
 pub(crate) enum TestGroup {
     /// Formatting, lints, and tests that run as ordinary processes
     Host,
+    /// The remapping-unit model and the driver against QEMU's remapping unit
+    Qtest,
     /// Boots in QEMU
     System,
     /// Boots in Bochs

@@ -28,7 +28,8 @@ pub(super) fn run(options: &TestOptions, tally: &mut Tally) -> Result<()> {
     tests(options, tally)
 }
 
-fn cargo(options: &TestOptions) -> Command {
+/// The cargo that runs this.
+pub(super) fn cargo(options: &TestOptions) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace::root()).stdin(Stdio::null());
     if options.offline.offline {
@@ -101,14 +102,14 @@ fn tests(options: &TestOptions, tally: &mut Tally) -> Result<()> {
 
 /// The result of one test.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Passed,
     Failed,
     Ignored,
 }
 
 /// Reads `test NAME ... ok`, as Rust's test programs print it.
-fn verdict(line: &str) -> Option<(&str, Verdict)> {
+pub(super) fn verdict(line: &str) -> Option<(&str, Verdict)> {
     let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
     let verdict = match result.split(|character: char| !character.is_alphabetic()).next()? {
         "ok" => Verdict::Passed,
@@ -120,7 +121,7 @@ fn verdict(line: &str) -> Option<(&str, Verdict)> {
 }
 
 /// The parts between `failures:` and `test result:` of the output.
-fn failures_in(output: &str) -> String {
+pub(super) fn failures_in(output: &str) -> String {
     let mut kept = String::new();
     let mut inside = false;
     for line in output.lines() {

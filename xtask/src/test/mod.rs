@@ -1,6 +1,7 @@
 //! `cargo xtask test`: formatting, lints, host tests, and boots in QEMU and Bochs, with one line at the end that counts them.
 
 mod host;
+mod qtest;
 mod system;
 mod tally;
 
@@ -19,6 +20,9 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     let wanted = |group| options.group.is_none_or(|only| only == group);
     if wanted(TestGroup::Host) {
         host::run(options, &mut tally)?;
+    }
+    if wanted(TestGroup::Qtest) {
+        qtest::run(options, &mut tally)?;
     }
     if wanted(TestGroup::System) {
         system::run(options, "system", cases::all(), tools::prepare, &mut tally)?;
