@@ -302,6 +302,11 @@ impl LocalApic {
         self.update();
     }
 
+    /// The vectors that were last requested as level-triggered: of their end others have to be told.
+    pub fn level_triggered(&self) -> VectorSet {
+        self.level
+    }
+
     /// When the timer has to be looked at again, in absolute nanoseconds.
     #[inline]
     pub const fn deadline(&self) -> Option<u64> {
@@ -329,6 +334,26 @@ impl LocalApic {
                 0
             }
         }
+    }
+
+    /// The register at `offset`, none of those that depend on the time; 0 where there is none.
+    pub(super) fn held(&self, offset: u32) -> u32 {
+        self.register(offset, 0).unwrap_or(0)
+    }
+
+    /// What a processor that delivers interrupts by itself changed.
+    pub(super) fn take_over(
+        &mut self,
+        task_priority: u8,
+        requested: VectorSet,
+        in_service: VectorSet,
+        command: Option<u64>,
+    ) {
+        self.task_priority = task_priority;
+        self.requested = requested;
+        self.in_service = in_service;
+        self.command = command.unwrap_or(self.command);
+        self.update();
     }
 
     fn register(&self, offset: u32, now: u64) -> Option<u32> {

@@ -11,6 +11,7 @@ mod endpoint;
 mod io;
 mod local;
 mod message;
+mod page;
 mod timer;
 mod vectors;
 
