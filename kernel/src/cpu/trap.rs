@@ -123,10 +123,16 @@ pub(super) fn entry(_: u8) -> u64 {
 /// What every stub ends in, with interrupts off.
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "only the stubs call it"))]
 extern "C" fn dispatch(frame: &mut TrapFrame) {
-    let vector = frame.vector as u8;
-    match vector {
+    match frame.vector as u8 {
         NON_MASKABLE => fault::non_maskable(frame),
         0..=31 => fault::exception(frame),
+        vector => interrupt(vector),
+    }
+}
+
+/// An interrupt came, through its gate or acknowledged by the processor as it left a guest. Interrupts are off.
+pub(super) fn interrupt(vector: u8) {
+    match vector {
         vectors::SPURIOUS => {}
         vectors::TIMER => {
             timer::fired();

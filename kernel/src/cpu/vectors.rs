@@ -155,6 +155,12 @@ pub fn set_handler(vector: &HostVector, handler: Handler, argument: usize) {
     }
 }
 
+/// Handles an interrupt that the processor acknowledged as it left a guest, as if it had come through its gate.
+/// Interrupts are off.
+pub fn handle_acknowledged(vector: u8) {
+    super::trap::interrupt(vector);
+}
+
 fn slots(cpu: u32) -> Option<&'static Slots> {
     get(cpu).map(|cpu: &PerCpu| &cpu.slots)
 }
