@@ -34,7 +34,12 @@ impl Supplied {
     }
 
     fn recipient(&self, vm: u16) -> Recipient {
-        let paging = NestedPaging { format: NestedFormat::Npt, page_sizes: PageSizes::all(), output_bits: 46 };
+        let paging = NestedPaging {
+            format: NestedFormat::Npt,
+            page_sizes: PageSizes::all(),
+            output_bits: 46,
+            apic_access: false,
+        };
         Recipient {
             owner: self.bench.owner.clone(),
             memory: Arc::new(GuestMemory::new(vm, core::iter::once(0..RAM), &[], paging).unwrap()),

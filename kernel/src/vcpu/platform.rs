@@ -37,6 +37,12 @@ pub trait Platform: Sync {
     /// The root of the nested page table: EPT's PML4 or SVM's nested CR3. Constant while the machine runs.
     fn nested_root(&self) -> HostPhysical;
 
+    /// The page that the nested table shows at the local APIC's address, where the engine wants one. Constant while the
+    /// machine runs.
+    fn apic_access_page(&self) -> Option<HostPhysical> {
+        None
+    }
+
     /// Ends the machine. Returns at once; the virtual CPU that calls it does not enter the guest again, and the
     /// others are stopped by the implementor ([`Endpoint::request`](crate::vapic::Endpoint::request) with
     /// [`Requests::STOP`](crate::vapic::Requests::STOP)). The first reason counts.

@@ -270,6 +270,10 @@ impl<M: GuestMemory + Send + Sync> Platform for Vm<M> {
         self.memory.nested_root()
     }
 
+    fn apic_access_page(&self) -> Option<HostPhysical> {
+        self.memory.apic_access_page()
+    }
+
     fn end(&self, reason: End) {
         self.finish(reason);
     }

@@ -28,6 +28,11 @@ pub trait GuestMemory {
 
     /// The root of the table through which processors reach it. Constant.
     fn nested_root(&self) -> HostPhysical;
+
+    /// The page that the table shows at the local APIC's address, if it shows one.
+    fn apic_access_page(&self) -> Option<HostPhysical> {
+        None
+    }
 }
 
 impl GuestMemory for crate::memory::GuestMemory {
@@ -53,6 +58,10 @@ impl GuestMemory for crate::memory::GuestMemory {
 
     fn nested_root(&self) -> HostPhysical {
         self.nested_root()
+    }
+
+    fn apic_access_page(&self) -> Option<HostPhysical> {
+        self.apic_access_page()
     }
 }
 

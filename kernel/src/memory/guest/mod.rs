@@ -22,6 +22,9 @@ use self::nested::NestedTable;
 pub use self::nested::{NestedFormat, NestedPaging};
 use super::{GuestPhysical, KernelFrames, OutOfMemory, Owner, frames, to_pointer};
 
+/// Where a guest sees its processor's local APIC.
+const APIC_ADDRESS: u64 = 0xfee0_0000;
+
 /// Guest RAM that is one piece on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestBlock {
@@ -59,6 +62,8 @@ pub struct GuestMemory {
     /// What the allocator gave.
     taken: Vec<Range<u64>>,
     root: HostPhysical,
+    /// What the nested table shows at the local APIC's address.
+    apic_access: Option<HostPhysical>,
     /// Its root never changes and its frames live until the drop. Never locked by an interrupt handler.
     table: Mutex<NestedTable<KernelFrames>>,
 }
@@ -86,8 +91,14 @@ impl GuestMemory {
         }
         let table = NestedTable::new(paging, KernelFrames::new(owner)).map_err(GuestMemoryError::Table)?;
         // From here on the drop gives back what was taken.
-        let mut guest =
-            Self { owner, blocks: Vec::new(), taken: Vec::new(), root: table.root(), table: Mutex::new(table) };
+        let mut guest = Self {
+            owner,
+            blocks: Vec::new(),
+            taken: Vec::new(),
+            root: table.root(),
+            apic_access: None,
+            table: Mutex::new(table),
+        };
         for range in memory {
             guest.add(range, rom)?;
         }
@@ -103,7 +114,23 @@ impl GuestMemory {
                 .map(block.guest, block.host, block.length, Attributes::ram(permissions))
                 .map_err(GuestMemoryError::Map)?;
         }
+        if paging.apic_access {
+            guest.map_apic_access()?;
+        }
         Ok(guest)
+    }
+
+    /// Maps a page at the local APIC's address. A guest reads and writes it only while its APIC is not in memory.
+    fn map_apic_access(&mut self) -> Result<(), GuestMemoryError> {
+        let page = frames().allocate_zeroed(self.owner, 1, PAGE_SIZE).map_err(GuestMemoryError::Memory)?;
+        self.taken.push(page.as_u64()..page.as_u64() + PAGE_SIZE);
+        let address = GuestPhysical::new(APIC_ADDRESS);
+        self.table
+            .get_mut()
+            .map(address, page, PAGE_SIZE, Attributes::registers(Permissions::READ_WRITE))
+            .map_err(GuestMemoryError::Map)?;
+        self.apic_access = Some(page);
+        Ok(())
     }
 
     /// Takes RAM for one range of guest addresses and notes its blocks.
@@ -145,6 +172,11 @@ impl GuestMemory {
     /// The nested table's root, for the nested CR3 or the EPT pointer. Constant.
     pub fn nested_root(&self) -> HostPhysical {
         self.root
+    }
+
+    /// The page that the nested table shows at the local APIC's address, if it shows one. Constant.
+    pub fn apic_access_page(&self) -> Option<HostPhysical> {
+        self.apic_access
     }
 
     /// Copies guest memory, RAM and ROM, into `into`: all of it or nothing. A 2-, 4- or 8-byte copy from an aligned

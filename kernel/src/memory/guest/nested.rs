@@ -30,6 +30,8 @@ pub struct NestedPaging {
     pub page_sizes: PageSizes,
     /// The processor's physical width in bits.
     pub output_bits: u8,
+    /// Whether the processor knows accesses to a local APIC by a page that is mapped at its address.
+    pub apic_access: bool,
 }
 
 impl NestedPaging {
@@ -43,6 +45,7 @@ impl NestedPaging {
             format: NestedFormat::Npt,
             page_sizes: PageSizes::TWO_MEBIBYTES | huge,
             output_bits: physical_bits(&identity),
+            apic_access: false,
         }
     }
 
@@ -51,7 +54,12 @@ impl NestedPaging {
         let mut page_sizes = PageSizes::empty();
         page_sizes.set(PageSizes::TWO_MEBIBYTES, capabilities & 1 << 16 != 0);
         page_sizes.set(PageSizes::ONE_GIBIBYTE, capabilities & 1 << 17 != 0);
-        Self { format: NestedFormat::Ept(entries), page_sizes, output_bits: physical_bits(&CpuId::new()) }
+        Self {
+            format: NestedFormat::Ept(entries),
+            page_sizes,
+            output_bits: physical_bits(&CpuId::new()),
+            apic_access: false,
+        }
     }
 
     fn shape(self) -> Shape {

@@ -6,7 +6,12 @@ const LARGE: u64 = 1 << 21;
 const ROM: Range<u64> = 0xe_0000..0x10_0000;
 
 fn paging() -> NestedPaging {
-    NestedPaging { format: NestedFormat::Npt, page_sizes: iommu::paging::PageSizes::all(), output_bits: 46 }
+    NestedPaging {
+        format: NestedFormat::Npt,
+        page_sizes: iommu::paging::PageSizes::all(),
+        output_bits: 46,
+        apic_access: false,
+    }
 }
 
 fn guest(vm: u16) -> GuestMemory {
