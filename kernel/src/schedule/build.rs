@@ -15,9 +15,9 @@ use super::Schedule;
 use super::slot::{Running, Slot};
 use crate::assignment::{AssignError, Assigned, Liberties, Recipient};
 use crate::cpu;
-use crate::memory::{GuestMemory, GuestMemoryError, NestedPaging, Owner, frames};
+use crate::memory::{GuestMemory, GuestMemoryError, Owner, frames};
 use crate::platform::{File, pci};
-use crate::vcpu::{HostTimer, Settings, Vcpu, VcpuError};
+use crate::vcpu::{self, HostTimer, Settings, Vcpu, VcpuError};
 use crate::vm::load::linux::Linux;
 use crate::vm::load::multiboot::{Module, Multiboot};
 use crate::vm::map::{AddressMap, MapError, Region, RegionKind};
@@ -58,7 +58,7 @@ pub(super) fn build(schedule: &Schedule, slot: &Slot) -> Result<(), StartError> 
     let functions = slot.claims.iter().filter_map(|address| schedule.assignments.function(*address));
     let map = AddressMap::new(slot.configuration.memory.value, bytes_64(functions)).map_err(StartError::Map)?;
     let (memory, rom) = ranges(&map);
-    let memory = GuestMemory::new(slot.owner.id, memory, &rom, NestedPaging::npt()).map_err(StartError::Memory)?;
+    let memory = GuestMemory::new(slot.owner.id, memory, &rom, vcpu::nested_paging()).map_err(StartError::Memory)?;
     let memory = Arc::new(memory);
     for block in memory.blocks() {
         let start = block.host.as_u64();

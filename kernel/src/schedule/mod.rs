@@ -29,7 +29,7 @@ pub use self::life::{Life, Phase};
 use self::slot::Slot;
 use crate::assignment::{Assignments, Events, Plan};
 use crate::cpu::{self, ApicMode};
-use crate::memory::{NestedPaging, memory_map};
+use crate::memory::memory_map;
 use crate::platform::acpi::Fadt;
 use crate::platform::{self, File, Machine, pci};
 use crate::vapic::ApicBus;
@@ -84,7 +84,7 @@ pub fn begin(machine: Machine) -> ! {
     let plan = Plan {
         dmar: machine.tables.dmar().ok(),
         apic_mode: if machine.has_x2apic() { iommu::driver::ApicMode::X2Apic } else { iommu::driver::ApicMode::XApic },
-        physical_bits: NestedPaging::npt().output_bits,
+        physical_bits: vcpu::nested_paging().output_bits,
         touches_memory: |first, last| memory_map().touches_memory(first.as_u64(), last.as_u64().saturating_add(1)),
     };
     let assignments = Assignments::new(Arc::new(machine.ecam.clone()), machine.functions.clone(), events, plan);

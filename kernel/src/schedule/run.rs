@@ -108,6 +108,9 @@ fn run(schedule: &Schedule, slot: &Slot, index: usize, cpu: u32, last: u32) -> u
     {
         enter_and_sleep(schedule, &running, &mut vcpu, cpu);
         slot.count_exits(vcpu.exits());
+        if let Some(accesses) = vcpu.accesses() {
+            info!("accesses vm={} vcpu={index} {accesses}", slot.name());
+        }
     }
     slot.life.end();
     slot.life.leave();

@@ -57,6 +57,8 @@ pub(super) struct Body<E> {
     pub(super) engine: E,
     pub(super) index: usize,
     pub(super) apic: LocalApic,
+    /// What `apic` says counts. Otherwise the processor may have delivered and ended interrupts since.
+    apic_counts: bool,
     pub(super) bus: Arc<ApicBus>,
     pub(super) timer: HostTimer,
     pub(super) activity: Activity,
@@ -92,6 +94,7 @@ impl<E: VcpuEngine> Body<E> {
             engine,
             index: settings.index,
             apic,
+            apic_counts: true,
             bus: settings.bus,
             timer: settings.timer,
             activity: if boots { Activity::Running } else { Activity::WaitsForStartUp },
@@ -116,6 +119,7 @@ impl<E: VcpuEngine> Body<E> {
         // Somebody else may have used the host's timer since.
         self.armed = None;
         self.engine.set_nested_root(platform.nested_root());
+        self.engine.set_apic_access(platform.apic_access_page());
         if let Err(rule) = self.engine.load() {
             platform.end(End::Crash(CrashReason::InvalidState { rule }));
             return Stop::Ended;
@@ -143,6 +147,7 @@ impl<E: VcpuEngine> Body<E> {
             }
             self.engine.enter();
             endpoint.leave();
+            self.apic_counts = !self.engine.delivers_interrupts();
             // Short ways for what guests do most; whatever is unusual about it takes the long one.
             let done = match self.engine.quick_exit() {
                 Some(QuickExit::Cpuid) => self.quick_cpuid(),
@@ -173,8 +178,20 @@ impl<E: VcpuEngine> Body<E> {
             Exit::Port(access) => self.handle_port(access, platform),
             Exit::Nested(fault) => self.handle_nested(fault, platform),
             Exit::Halt => self.handle_halt(platform),
-            Exit::InterruptWindow => {
+            Exit::InterruptWindow | Exit::TimeSlice => {
                 self.attention = true;
+                Ok(())
+            }
+            Exit::NonMaskableWindow => {
+                self.handle_non_maskable_window();
+                Ok(())
+            }
+            Exit::ApicWrite { offset, value } => {
+                self.write_local_apic_register(offset, value, platform);
+                Ok(())
+            }
+            Exit::EndOfInterrupt(vector) => {
+                platform.broadcast_eoi(vector);
                 Ok(())
             }
             // Whatever it was for has posted or noted it where the next entry looks.
@@ -223,6 +240,7 @@ impl<E: VcpuEngine> Body<E> {
             // What comes from outside waits until the exception is delivered.
             Some(Event::Interrupt(vector)) => {
                 if !self.external.put_back(vector) {
+                    self.take_interrupts();
                     self.apic.put_back(vector);
                 }
                 exception
@@ -273,6 +291,7 @@ impl<E: VcpuEngine> Body<E> {
         }
         // First, since what these post is drained right after.
         self.machine_deadline = platform.timers(self.index);
+        self.take_interrupts();
         self.apic.drain(endpoint);
         self.tick();
         self.read_task_priority();
@@ -280,6 +299,7 @@ impl<E: VcpuEngine> Body<E> {
         if self.activity == Activity::Running {
             self.choose_event(platform);
         }
+        self.engine.give_interrupts(&self.apic);
         if requests.contains(Requests::YIELD) {
             Flow::Break(Stop::Yielded)
         } else if self.activity != Activity::Running {
@@ -342,6 +362,15 @@ impl<E: VcpuEngine> Body<E> {
         }
     }
 
+    /// Lets `apic` catch up with what the processor did.
+    #[inline]
+    pub(super) fn take_interrupts(&mut self) {
+        if !self.apic_counts {
+            self.apic_counts = true;
+            self.engine.take_interrupts(&mut self.apic);
+        }
+    }
+
     /// Chooses what the next entry delivers, and the window to be told of for what has to wait.
     fn choose_event(&mut self, platform: &dyn Platform) {
         if self.engine.injected().is_some() {
@@ -349,15 +378,18 @@ impl<E: VcpuEngine> Body<E> {
                 self.come_back_at_once();
             }
         } else if !self.deliver_non_maskable()
+            && (!self.engine.delivers_interrupts() || self.external_waits())
             && self.takes_interrupts()
             && !self.deliver_external(platform)
+            && !self.engine.delivers_interrupts()
             && let Some(vector) = self.apic.acknowledge()
         {
             self.external.give_way();
             self.engine.inject(Event::Interrupt(vector));
         }
         // What waits for the interrupt flag, or for CR8 to fall: the window opens with its class.
-        self.engine.open_window(self.apic.waiting());
+        let waiting = if self.engine.delivers_interrupts() { None } else { self.apic.waiting() };
+        self.engine.open_window(waiting);
         if self.external_waits() {
             self.engine.open_external_window();
         }
@@ -393,7 +425,7 @@ impl<E: VcpuEngine> Body<E> {
     pub(super) fn go_on_at(&mut self, next: u64) {
         self.engine.set_instruction_pointer(next);
         self.engine.end_interrupt_shadow();
-        if self.engine.flags() & (bits::FLAGS_TF | bits::FLAGS_RF) != 0 {
+        if self.engine.may_be_traced() {
             self.finish_traced();
         }
     }

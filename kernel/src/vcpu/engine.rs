@@ -2,8 +2,9 @@
 
 use iommu::address::HostPhysical;
 
-use super::state::{Event, Registers, Segment, SegmentName, SystemRegister};
+use super::state::{Event, Registers, Segment, SegmentName, SystemRegister, bits};
 use crate::memory::GuestPhysical;
+use crate::vapic::LocalApic;
 
 /// Why the guest was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +55,23 @@ pub enum Exit {
     Invalid(&'static str),
     /// A code that was not asked for.
     Unknown(u64),
+    /// The guest has returned from its last NMI.
+    NonMaskableWindow,
+    /// The processor put this value into a register of the local APIC that does more than hold it.
+    ApicWrite {
+        /// The register's offset in xAPIC mode.
+        offset: u32,
+        /// What was written.
+        value: u32,
+    },
+    /// The processor ended an interrupt of this vector, of which others have to be told.
+    EndOfInterrupt(u8),
+    /// The guest's time slice is over.
+    TimeSlice,
 }
 
 /// How many kinds of [`Exit`] there are.
-pub const EXIT_KINDS: usize = 23;
+pub const EXIT_KINDS: usize = 27;
 
 impl Exit {
     /// The kind's number, below [`EXIT_KINDS`].
@@ -87,6 +101,10 @@ impl Exit {
             Self::Invalid(_) => 20,
             Self::Unknown(_) => 21,
             Self::ControlFault => 22,
+            Self::NonMaskableWindow => 23,
+            Self::ApicWrite { .. } => 24,
+            Self::EndOfInterrupt(_) => 25,
+            Self::TimeSlice => 26,
         }
     }
 
@@ -115,6 +133,10 @@ impl Exit {
         "invalid state",
         "unknown",
         "control fault",
+        "nmi window",
+        "apic write",
+        "end of interrupt",
+        "time slice",
     ];
 }
 
@@ -177,10 +199,18 @@ pub trait VcpuEngine {
     fn flags(&self) -> u64;
     /// Sets RFLAGS.
     fn set_flags(&mut self, flags: u64);
+    /// Whether the instruction that exited ends with RF or TF set, as far as the engine looks.
+    #[inline]
+    fn may_be_traced(&self) -> bool {
+        self.flags() & (bits::FLAGS_TF | bits::FLAGS_RF) != 0
+    }
     /// Another register.
     fn system(&self, register: SystemRegister) -> u64;
     /// Sets another register. Values are checked by the caller.
     fn set_system(&mut self, register: SystemRegister, value: u64);
+    /// The four entries that CR3 leads to, where paging has them in the processor (SDM volume 3 section 5.4.1). Engines
+    /// whose processor loads them itself do nothing.
+    fn set_page_pointers(&mut self, _: [u64; 4]) {}
     /// A segment or table register.
     fn segment(&self, name: SegmentName) -> Segment;
     /// Sets a segment or table register.
@@ -207,8 +237,21 @@ pub trait VcpuEngine {
     /// Leave the guest with [`Exit::InterruptWindow`] as soon as it takes interrupts at all, whatever CR8 says. Until the
     /// next [`open_window`](Self::open_window).
     fn open_external_window(&mut self);
-    /// Leave the guest with [`Exit::InterruptReturn`] before it executes IRET.
+    /// Leave the guest with [`Exit::InterruptReturn`] before it executes IRET, or with [`Exit::NonMaskableWindow`] when it
+    /// has returned from its NMI.
     fn watch_interrupt_return(&mut self, watch: bool);
+
+    /// Whether the processor delivers interrupts by itself, out of the local APIC's registers that
+    /// [`give_interrupts`](Self::give_interrupts) gave it.
+    fn delivers_interrupts(&self) -> bool {
+        false
+    }
+    /// Brings the local APIC up to date with what the processor did since the last entry.
+    fn take_interrupts(&mut self, _: &mut LocalApic) {}
+    /// Brings the processor up to date with the local APIC, before the next entry.
+    fn give_interrupts(&mut self, _: &LocalApic) {}
+    /// The page behind the local APIC's address, by which the processor knows accesses to it.
+    fn set_apic_access(&mut self, _: Option<HostPhysical>) {}
 
     /// The nested page table that the guest runs on.
     fn set_nested_root(&mut self, root: HostPhysical);

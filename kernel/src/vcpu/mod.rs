@@ -31,6 +31,7 @@ pub mod state;
 pub mod svm;
 #[cfg(test)]
 mod testing;
+pub mod vmx;
 mod walk;
 
 use alloc::boxed::Box;
@@ -42,7 +43,8 @@ pub use self::engine::{EXIT_KINDS, Exit, VcpuEngine};
 pub use self::platform::{CrashReason, End, NotMemory, Platform, ResetCause};
 pub use self::start::Start;
 use self::svm::Svm;
-use crate::memory::{OutOfMemory, Owner};
+use self::vmx::Vmx;
+use crate::memory::{NestedPaging, OutOfMemory, Owner};
 use crate::vapic::ApicBus;
 
 /// What a host CPU's timer calls from its interrupt, and its argument.
@@ -92,8 +94,10 @@ pub enum VcpuError {
     Memory(OutOfMemory),
     /// The bus has no place for a virtual CPU with this number.
     NoPlace(usize),
-    /// This machine cannot run guests.
-    Engine(svm::Refusal),
+    /// This machine cannot run guests on SVM.
+    Svm(svm::Refusal),
+    /// This machine cannot run guests on VMX.
+    Vmx(vmx::Refusal),
 }
 
 impl fmt::Display for VcpuError {
@@ -101,7 +105,8 @@ impl fmt::Display for VcpuError {
         match self {
             Self::Memory(error) => write!(f, "no memory for a virtual CPU's control structures: {error}"),
             Self::NoPlace(index) => write!(f, "the interrupt bus has no place for virtual CPU {index}"),
-            Self::Engine(refusal) => write!(f, "{refusal}"),
+            Self::Svm(refusal) => write!(f, "{refusal}"),
+            Self::Vmx(refusal) => write!(f, "{refusal}"),
         }
     }
 }
@@ -120,12 +125,52 @@ impl From<OutOfMemory> for VcpuError {
 ///
 /// The processor's or the firmware's reason.
 pub fn enable_on_this_cpu() -> Result<(), VcpuError> {
-    svm::enable()
+    match Kind::of_this_cpu() {
+        Kind::Svm => svm::enable(),
+        Kind::Vmx => vmx::enable(),
+    }
+}
+
+/// The nested paging that guests of this machine run on.
+pub fn nested_paging() -> NestedPaging {
+    match Kind::of_this_cpu() {
+        Kind::Svm => NestedPaging::npt(),
+        Kind::Vmx => vmx::nested_paging(),
+    }
+}
+
+/// The engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Svm,
+    Vmx,
+}
+
+impl Kind {
+    /// The engine for this CPU, by CPUID. Where neither shows, VMX's refusal names both.
+    fn of_this_cpu() -> Self {
+        if svm::is_present() { Self::Svm } else { Self::Vmx }
+    }
+}
+
+/// A virtual CPU on one engine or the other.
+enum AnyBody {
+    Svm(Box<Body<Svm>>),
+    Vmx(Box<Body<Vmx>>),
+}
+
+macro_rules! either {
+    ($body:expr, $name:ident => $act:expr) => {
+        match $body {
+            AnyBody::Svm($name) => $act,
+            AnyBody::Vmx($name) => $act,
+        }
+    };
 }
 
 /// A virtual CPU.
 pub struct Vcpu {
-    body: Box<Body<Svm>>,
+    body: AnyBody,
 }
 
 impl Vcpu {
@@ -136,34 +181,46 @@ impl Vcpu {
     ///
     /// No memory, or no place on the bus.
     pub fn new(settings: Settings) -> Result<Self, VcpuError> {
-        let engine = Svm::new(settings.owner)?;
-        Ok(Self { body: Body::new(engine, settings)? })
+        let body = match Kind::of_this_cpu() {
+            Kind::Svm => AnyBody::Svm(Body::new(Svm::new(settings.owner)?, settings)?),
+            Kind::Vmx => AnyBody::Vmx(Body::new(Vmx::new(settings.owner)?, settings)?),
+        };
+        Ok(Self { body })
     }
 
     /// Starts the virtual CPU in this state instead.
     pub fn start_at(&mut self, start: Start) {
-        self.body.start_at(start);
+        either!(&mut self.body, body => body.start_at(start));
     }
 
     /// Runs the guest on this host CPU until it halts, ends or has to make room. Interrupts must be on.
     pub fn run(&mut self, platform: &dyn Platform) -> Stop {
-        self.body.run(platform)
+        either!(&mut self.body, body => body.run(platform))
     }
 
     /// Whether [`run`](Self::run) would find something to do after [`Stop::Halted`]. To be asked with interrupts off,
     /// before the host CPU goes to sleep: what makes it true from then on also wakes the host CPU.
     pub fn is_ready(&self) -> bool {
-        self.body.is_ready()
+        either!(&self.body, body => body.is_ready())
     }
 
     /// When its own timer fires next, or one of the machine's that it serves, in nanoseconds of the host's clock.
     pub fn deadline(&self) -> Option<u64> {
-        self.body.deadline()
+        either!(&self.body, body => body.deadline())
+    }
+
+    /// What its exits cost in accesses to the control structure, where the engine counts them: `KIND=EXITS/ALL/MOST`
+    /// for each kind of exit.
+    pub fn accesses(&self) -> Option<&vmx::Tally> {
+        match &self.body {
+            AnyBody::Svm(_) => None,
+            AnyBody::Vmx(body) => Some(body.engine.tally()),
+        }
     }
 
     /// How often the guest was left, by [`Exit::kind`]; names in [`Exit::KIND_NAMES`].
     pub fn exits(&self) -> [u64; EXIT_KINDS] {
-        self.body.exits()
+        either!(&self.body, body => body.exits())
     }
 }
 

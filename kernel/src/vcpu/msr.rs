@@ -172,6 +172,7 @@ impl<E: VcpuEngine> Body<E> {
     fn read_other_msr(&mut self, index: u32) -> Option<u64> {
         Some(match index {
             number::X2APIC..=0x8ff => {
+                self.take_interrupts();
                 self.read_task_priority();
                 self.apic.read_msr(index - number::X2APIC, (self.timer.nanoseconds)()).ok()?
             }
@@ -200,6 +201,7 @@ impl<E: VcpuEngine> Body<E> {
     fn write_msr(&mut self, index: u32, value: u64, platform: &dyn Platform) -> Option<()> {
         match index {
             number::X2APIC..=0x8ff => {
+                self.take_interrupts();
                 self.read_task_priority();
                 let now = (self.timer.nanoseconds)();
                 let endpoint = self.bus.endpoint(self.index)?;
@@ -207,6 +209,7 @@ impl<E: VcpuEngine> Body<E> {
                 self.carry_out(effect, platform);
             }
             number::APIC_BASE => {
+                self.take_interrupts();
                 self.apic.set_base(value, self.bus.endpoint(self.index)?).ok()?;
                 self.refresh_cpuid();
                 self.attention = true;

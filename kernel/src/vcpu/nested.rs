@@ -70,6 +70,7 @@ impl<E: VcpuEngine> Body<E> {
 
     /// A read of the local APIC: registers are the first 4 of every 16 bytes.
     pub(super) fn read_local_apic(&mut self, address: GuestPhysical, size: u8) -> u64 {
+        self.take_interrupts();
         self.read_task_priority();
         let offset = address.as_u64() as u32 & 0xfff;
         let value = u64::from(self.apic.read(offset & !0xf, (self.timer.nanoseconds)()));
@@ -84,9 +85,15 @@ impl<E: VcpuEngine> Body<E> {
         if size < 4 || offset & 0xf != 0 {
             return;
         }
+        self.write_local_apic_register(offset, value as u32, platform);
+    }
+
+    /// A write of a local APIC's register.
+    pub(super) fn write_local_apic_register(&mut self, offset: u32, value: u32, platform: &dyn Platform) {
+        self.take_interrupts();
         self.read_task_priority();
         let Some(endpoint) = self.bus.endpoint(self.index) else { return };
-        let effect = self.apic.write(offset, value as u32, (self.timer.nanoseconds)(), endpoint);
+        let effect = self.apic.write(offset, value, (self.timer.nanoseconds)(), endpoint);
         self.carry_out(effect, platform);
     }
 }

@@ -82,6 +82,13 @@ impl<E: VcpuEngine> Body<E> {
         self.attention = true;
     }
 
+    /// The guest has returned from its NMI.
+    pub(super) fn handle_non_maskable_window(&mut self) {
+        self.engine.watch_interrupt_return(false);
+        self.non_maskable.handling = Handling::No;
+        self.attention = true;
+    }
+
     /// A debug exception: the guest's, unless it was this step alone that raised it.
     pub(super) fn handle_debug_exception(&mut self) -> Result<(), Exception> {
         let Handling::Steps { traced, .. } = self.non_maskable.handling else { return Err(Exception::DEBUG) };

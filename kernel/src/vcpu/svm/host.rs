@@ -58,7 +58,7 @@ impl core::error::Error for Refusal {}
 
 impl From<Refusal> for VcpuError {
     fn from(refusal: Refusal) -> Self {
-        Self::Engine(refusal)
+        Self::Svm(refusal)
     }
 }
 
@@ -107,8 +107,13 @@ fn is_tcg() -> bool {
         && [signature.ebx, signature.ecx, signature.edx].map(u32::to_le_bytes).as_flattened() == b"TCGTCGTCGTCG"
 }
 
+/// Whether CPUID shows SVM.
+pub(in crate::vcpu) fn is_present() -> bool {
+    __cpuid_count(0x8000_0000, 0).eax >= 0x8000_000a && __cpuid_count(0x8000_0001, 0).ecx & SVM != 0
+}
+
 fn check() -> Result<(), Refusal> {
-    if __cpuid_count(0x8000_0000, 0).eax < 0x8000_000a || __cpuid_count(0x8000_0001, 0).ecx & SVM == 0 {
+    if !is_present() {
         return Err(Refusal::NoSvm);
     }
     if super::machine::is_disabled_by_firmware() {

@@ -18,6 +18,7 @@ use core::ptr::NonNull;
 use iommu::address::{HostPhysical, PAGE_SIZE};
 
 use self::delivery::Delivery;
+pub(super) use self::host::is_present;
 use self::host::{AddressSpace, Features, Flush};
 pub use self::host::{Refusal, enable};
 use self::vmcb::{Vmcb, event, first, interrupt, second};
