@@ -1,6 +1,6 @@
-//! Postern's hypercalls: VMMCALL with the number in RAX and arguments in RBX, RCX and RDX; the answer is in RAX.
+//! Postern's hypercalls: VMMCALL, or VMCALL on Intel's processors, with the number in RAX and arguments in RBX, RCX and RDX; the answer is in RAX.
 
-use crate::instructions::in_postern;
+use crate::instructions::{cpuid, in_postern};
 
 /// The answer to a call that does not exist or was refused.
 const REFUSED: u64 = u64::MAX;
@@ -13,6 +13,12 @@ const UNMAP_FOR_DEVICES: u64 = 0x101;
 /// The hypervisor refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
+
+/// Whether this is a processor of Intel, which has VMCALL and not VMMCALL.
+fn is_intel() -> bool {
+    let [_, b, c, d] = cpuid(0, 0);
+    [b, d, c] == [*b"Genu", *b"ineI", *b"ntel"].map(u32::from_le_bytes)
+}
 
 /// A call with these arguments.
 ///
@@ -30,9 +36,16 @@ pub fn call(number: u64, arguments: [u64; 3]) -> Result<u64, Refused> {
     unsafe {
         core::arch::asm!(
             "xchg rbx, {first}",
+            "test {vmcall:e}, {vmcall:e}",
+            "jnz 2f",
             "vmmcall",
+            "jmp 3f",
+            "2:",
+            "vmcall",
+            "3:",
             "xchg rbx, {first}",
             first = inout(reg) first => _,
+            vmcall = in(reg) u32::from(is_intel()),
             inout("rax") number => answer,
             in("rcx") second,
             in("rdx") third,
