@@ -94,13 +94,13 @@ fn no_dmar_table() -> Case {
         .forbid(Pattern::hypervisor("a starts"))
 }
 
-/// A CPU without SVM: what the machine has is listed, its devices are denied everything, and then comes the refusal.
+/// A CPU with neither SVM nor VMX: what the machine has is listed, its devices are denied everything, and then comes the refusal.
 fn no_svm() -> Case {
     Case::new("no-svm", configuration(&[exerciser("a", "0", "test=smoke", "")]))
         .on(Hardware { cpu_model: "max,-svm".into(), ..Hardware::default() })
         .stays()
         .expect(Pattern::hypervisor("DMA remapping on, everything denied"))
         .expect(Pattern::hypervisor("group ... 0000:00:00.0"))
-        .expect(Pattern::hypervisor("this processor does not show AMD-V ... SVM"))
+        .expect(Pattern::hypervisor("this processor shows neither VMX ... nor SVM ... which guests need"))
         .forbid(Pattern::hypervisor("a starts"))
 }
