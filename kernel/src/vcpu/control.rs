@@ -8,6 +8,7 @@ use super::engine::VcpuEngine;
 use super::operand;
 use super::platform::{CrashReason, Platform};
 use super::state::{Exception, Segment, SegmentName, SystemRegister, bits};
+use crate::memory::GuestPhysical;
 
 /// What LMSW can change: PE (set only), MP, EM, TS.
 const MACHINE_STATUS: u64 = 0xf;
@@ -22,13 +23,13 @@ impl<E: VcpuEngine> Body<E> {
             Code::Mov_cr_r32 | Code::Mov_cr_r64 => {
                 let value = operand::register(&self.engine, instruction.op1_register());
                 match instruction.op0_register() {
-                    Operand::CR0 => self.write_cr0(value)?,
-                    Operand::CR4 => self.write_cr4(value)?,
+                    Operand::CR0 => self.write_cr0(value, platform)?,
+                    Operand::CR4 => self.write_cr4(value, platform)?,
                     Operand::CR8 => self.write_cr8(value)?,
                     _ => return Err(self.unexpected(&instruction, platform)),
                 }
             }
-            Code::Clts => self.write_cr0(cr0 & !CR0_TS)?,
+            Code::Clts => self.write_cr0(cr0 & !CR0_TS, platform)?,
             Code::Lmsw_rm16 | Code::Lmsw_r32m16 | Code::Lmsw_r64m16 => {
                 let status = if instruction.op0_kind() == OpKind::Memory {
                     let linear = operand::address(&self.engine, &instruction, 0, 2)?;
@@ -36,7 +37,7 @@ impl<E: VcpuEngine> Body<E> {
                 } else {
                     operand::register(&self.engine, instruction.op0_register())
                 };
-                self.write_cr0(cr0 & !(MACHINE_STATUS & !bits::CR0_PE) | status & MACHINE_STATUS)?;
+                self.write_cr0(cr0 & !(MACHINE_STATUS & !bits::CR0_PE) | status & MACHINE_STATUS, platform)?;
             }
             _ => return Err(self.unexpected(&instruction, platform)),
         }
@@ -55,12 +56,17 @@ impl<E: VcpuEngine> Body<E> {
     }
 
     fn unexpected(&self, _: &Instruction, platform: &dyn Platform) -> Trouble {
-        self.cannot_emulate(crate::memory::GuestPhysical::default(), platform)
+        self.cannot_emulate(GuestPhysical::default(), platform)
     }
 
-    fn write_cr0(&mut self, value: u64) -> Result<(), Exception> {
+    fn write_cr0(&mut self, value: u64, platform: &dyn Platform) -> Result<(), Exception> {
+        const LOADING: u64 = bits::CR0_PG | bits::CR0_CD | bits::CR0_NW;
         let old = self.engine.system(SystemRegister::Cr0);
         let (value, efer) = new_cr0(&self.engine, value).ok_or(Exception::GENERAL_PROTECTION)?;
+        if (old ^ value) & LOADING != 0 {
+            let cr4 = self.engine.system(SystemRegister::Cr4);
+            self.load_page_pointers(value, cr4, efer, platform)?;
+        }
         self.engine.set_system(SystemRegister::Efer, efer);
         self.engine.set_system(SystemRegister::Cr0, value);
         if (old ^ value) & (bits::CR0_PG | bits::CR0_WP | bits::CR0_PE) != 0 {
@@ -70,15 +76,44 @@ impl<E: VcpuEngine> Body<E> {
         Ok(())
     }
 
-    fn write_cr4(&mut self, value: u64) -> Result<(), Exception> {
+    fn write_cr4(&mut self, value: u64, platform: &dyn Platform) -> Result<(), Exception> {
+        const LOADING: u64 = bits::CR4_PAE | bits::CR4_PGE | bits::CR4_PSE | bits::CR4_SMEP;
         let long = self.engine.system(SystemRegister::Efer) & bits::EFER_LMA != 0;
         if value & !self.cpuid.allowed_cr4() != 0 || long && value & bits::CR4_PAE == 0 {
             return Err(Exception::GENERAL_PROTECTION);
+        }
+        if (self.engine.system(SystemRegister::Cr4) ^ value) & LOADING != 0 {
+            let (cr0, efer) = (self.engine.system(SystemRegister::Cr0), self.engine.system(SystemRegister::Efer));
+            self.load_page_pointers(cr0, value, efer, platform)?;
         }
         self.engine.set_system(SystemRegister::Cr4, value);
         self.engine.flush_translations();
         self.forget_code_pages();
         self.refresh_cpuid();
+        Ok(())
+    }
+
+    /// With paging in its PAE form, the processor holds the four entries that CR3 leads to, from the write of a control
+    /// register on (SDM volume 3 section 5.4.1). Where the engine's does not load them itself, they are read here.
+    fn load_page_pointers(&mut self, cr0: u64, cr4: u64, efer: u64, platform: &dyn Platform) -> Result<(), Exception> {
+        /// Bits 2:1 and 8:5, and what lies above every physical width.
+        const RESERVED: u64 = 0xfff0_0000_0000_01e6;
+        let has_form = cr0 & bits::CR0_PG != 0 && cr4 & bits::CR4_PAE != 0 && efer & bits::EFER_LMA == 0;
+        if !has_form || !self.engine.wants_page_pointers() {
+            return Ok(());
+        }
+        let mut bytes = [0xff; 32];
+        let address = self.engine.system(SystemRegister::Cr3) & 0xffff_ffe0;
+        // Where no RAM is, ones are read, which are no entries.
+        let _ = platform.read_memory(GuestPhysical::new(address), &mut bytes);
+        let mut pointers = [0; 4];
+        for (pointer, bytes) in pointers.iter_mut().zip(bytes.as_chunks().0) {
+            *pointer = u64::from_le_bytes(*bytes);
+            if *pointer & 1 != 0 && *pointer & RESERVED != 0 {
+                return Err(Exception::GENERAL_PROTECTION);
+            }
+        }
+        self.engine.set_page_pointers(pointers);
         Ok(())
     }
 
@@ -137,7 +172,7 @@ pub(super) fn new_efer(engine: &impl VcpuEngine, value: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vcpu::testing::FakeEngine;
+    use crate::vcpu::testing::{FakeEngine, FakeMachine, body};
 
     fn engine(cr0: u64, cr4: u64, efer: u64) -> FakeEngine {
         let mut engine = FakeEngine::new();
@@ -183,5 +218,27 @@ mod tests {
         let paging = engine(bits::CR0_PE | bits::CR0_PG, bits::CR4_PAE, 0);
         assert_eq!(new_efer(&paging, bits::EFER_LME), None);
         assert_eq!(new_efer(&paging, bits::EFER_NXE), Some(bits::EFER_NXE));
+    }
+
+    #[test]
+    fn page_pointers_are_read_where_the_processor_wants_them() {
+        let machine = FakeMachine::new(0x2000);
+        let paged = bits::CR0_PE | bits::CR0_ET | bits::CR0_PG;
+        let write = |wants: bool, entry: u64| {
+            machine.put(0x1020, &[0x1001u64, 0, entry, 0].map(u64::to_le_bytes).concat());
+            let mut body = body();
+            body.engine.pointers = wants.then_some([0; 4]);
+            body.engine.set_system(SystemRegister::Cr0, bits::CR0_PE | bits::CR0_ET);
+            body.engine.set_system(SystemRegister::Cr3, 0x1020);
+            body.engine.set_system(SystemRegister::Cr4, bits::CR4_PAE);
+            let result = body.write_cr0(paged, &machine);
+            (result, body.engine.pointers, body.engine.system(SystemRegister::Cr0))
+        };
+        assert_eq!(write(true, 0x3001), (Ok(()), Some([0x1001, 0, 0x3001, 0]), paged));
+        // A reserved bit: nothing changes. An entry that is not present may have any.
+        let refused = Err(Exception::GENERAL_PROTECTION);
+        assert_eq!(write(true, 0x3003), (refused, Some([0; 4]), bits::CR0_PE | bits::CR0_ET));
+        assert_eq!(write(true, 0x3002).0, Ok(()));
+        assert_eq!(write(false, 0x3003), (Ok(()), None, paged));
     }
 }

@@ -208,8 +208,12 @@ pub trait VcpuEngine {
     fn system(&self, register: SystemRegister) -> u64;
     /// Sets another register. Values are checked by the caller.
     fn set_system(&mut self, register: SystemRegister, value: u64);
-    /// The four entries that CR3 leads to, where paging has them in the processor (SDM volume 3 section 5.4.1). Engines
-    /// whose processor loads them itself do nothing.
+    /// Whether the four entries that CR3 leads to have to be given where paging has them in the processor: it does not
+    /// load them itself when a control register is written for the guest.
+    fn wants_page_pointers(&self) -> bool {
+        false
+    }
+    /// Sets those entries.
     fn set_page_pointers(&mut self, _: [u64; 4]) {}
     /// A segment or table register.
     fn segment(&self, name: SegmentName) -> Segment;

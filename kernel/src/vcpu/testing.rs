@@ -33,6 +33,8 @@ pub(super) struct FakeEngine {
     /// What happens at each entry, by its number from 1.
     pub(super) before_entry: Option<fn(usize)>,
     pub(super) flushes: usize,
+    /// Paging's four entries, where they are wanted.
+    pub(super) pointers: Option<[u64; 4]>,
     offset: u64,
 }
 
@@ -55,6 +57,7 @@ impl FakeEngine {
             entries: 0,
             before_entry: None,
             flushes: 0,
+            pointers: None,
             offset: 0,
         }
     }
@@ -88,6 +91,12 @@ impl VcpuEngine for FakeEngine {
     fn set_system(&mut self, register: SystemRegister, value: u64) {
         self.system.retain(|(name, _)| *name != register);
         self.system.push((register, value));
+    }
+    fn wants_page_pointers(&self) -> bool {
+        self.pointers.is_some()
+    }
+    fn set_page_pointers(&mut self, pointers: [u64; 4]) {
+        self.pointers = Some(pointers);
     }
     fn segment(&self, name: SegmentName) -> Segment {
         self.segments[name as usize]

@@ -565,6 +565,10 @@ impl VcpuEngine for Vmx {
         }
     }
 
+    fn wants_page_pointers(&self) -> bool {
+        true
+    }
+
     fn set_page_pointers(&mut self, pointers: [u64; 4]) {
         self.page_pointers = pointers;
         self.stale |= stale::POINTERS;
