@@ -82,6 +82,10 @@ pub(crate) struct RunOptions {
     /// An initramfs to use as guests/initrd instead of the one that xtask makes
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,
+    /// What executes the machine's instructions: QEMU itself, or this computer's processor with nested virtualization,
+    /// Intel's VMX or AMD's SVM, whichever it has (QEMU only)
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) accel: Accelerator,
     /// One more argument for QEMU, as it is; may be given several times (QEMU only)
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) qemu_arguments: Vec<String>,
@@ -123,6 +127,16 @@ pub(crate) struct ImageOptions {
     /// Whether anything may be fetched.
     #[command(flatten)]
     pub(crate) offline: Offline,
+}
+
+/// What executes the machine's instructions.
+#[derive(ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    /// QEMU's own emulation, which has SVM
+    #[default]
+    Tcg,
+    /// This computer's processor, by /dev/kvm
+    Kvm,
 }
 
 /// Options of `test`.

@@ -9,6 +9,7 @@ mod command_line;
 mod compile;
 mod dmar;
 mod image;
+mod nested;
 mod process;
 mod progress;
 mod provision;

@@ -13,8 +13,8 @@ use system_tests::machine::{Event, Machine, Running, Serial};
 use system_tests::tools::Tools;
 use system_tests::{bochs, disk, disk_image, volume};
 
-use crate::command_line::{MachineKind, Offline, RunOptions};
-use crate::{compile, image, tools};
+use crate::command_line::{Accelerator, MachineKind, Offline, RunOptions};
+use crate::{compile, image, nested, tools};
 
 /// Seconds after which a run without --timeout is stopped.
 const DEFAULT_TIMEOUT: u64 = 180;
@@ -49,6 +49,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
 }
 
 fn run_in_qemu(options: &RunOptions) -> Result<()> {
+    if options.accel == Accelerator::Kvm {
+        nested::check(Path::new("/"))?;
+    }
     let tools = tools::prepare(&options.offline)?;
     let folder = tools.output.join("run");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -134,6 +137,9 @@ fn start(tools: &Tools, options: &RunOptions, configuration: &str, folder: &Path
     let volume = folder.join("boot.img");
     volume::write(&volume, &boot_files::collect(&tools.parts, configuration, &own(options))?)?;
     let mut hardware = demo::hardware(image);
+    if options.accel == Accelerator::Kvm {
+        hardware = hardware.on_kvm();
+    }
     if let Some(model) = &options.cpu_model {
         hardware.cpu_model.clone_from(model);
     }

@@ -11,6 +11,8 @@ pub struct Hardware {
     pub memory: u32,
     /// QEMU's CPU model with its features.
     pub cpu_model: String,
+    /// Whether this computer's processor executes the instructions, by KVM; otherwise QEMU does.
+    pub kvm: bool,
     /// Options of the remapping unit, separated by commas; `None`: a machine without one (and without a DMAR table).
     pub remapping_unit: Option<String>,
     /// Everything else, such as disks and network cards: QEMU's arguments.
@@ -23,6 +25,7 @@ impl Default for Hardware {
             cpus: 2,
             memory: 2048,
             cpu_model: "max,+svm".into(),
+            kvm: false,
             remapping_unit: Some("intremap=on,eim=on".into()),
             devices: Vec::new(),
         }
@@ -36,8 +39,9 @@ impl Hardware {
             ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(String::from).to_vec();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
         add("-vga", "std".into());
-        add("-machine", "q35".into());
-        add("-accel", "tcg,thread=multi".into());
+        // A remapping unit wants the interrupt controllers that it serves in QEMU, not in KVM.
+        add("-machine", if self.kvm { "q35,kernel-irqchip=split" } else { "q35" }.into());
+        add("-accel", if self.kvm { "kvm" } else { "tcg,thread=multi" }.into());
         add("-cpu", self.cpu_model.clone());
         add("-smp", self.cpus.to_string());
         add("-m", format!("{}M", self.memory));
@@ -53,6 +57,11 @@ impl Hardware {
         add("-device", "ide-hd,drive=boot,bus=ide.0,bootindex=0".into());
         arguments.extend(self.devices.iter().cloned());
         arguments
+    }
+
+    /// On this computer's processor, with all that it has for guests.
+    pub fn on_kvm(self) -> Self {
+        Self { kvm: true, cpu_model: "host".into(), ..self }
     }
 
     /// Adds a device, as QEMU's `-device` wants it.
@@ -113,6 +122,13 @@ mod tests {
     fn root_ports_are_numbered() {
         let line = arguments(&Hardware::default().nvme(Path::new("/disk")).e1000e());
         assert!(line.contains("id=port-nvme,chassis=1,slot=1") && line.contains("id=port-e1000e,chassis=2,slot=2"));
+    }
+
+    #[test]
+    fn the_host_s_processor_needs_interrupt_controllers_that_the_unit_reaches() {
+        let line = arguments(&Hardware::default().on_kvm());
+        assert!(line.contains("-machine q35,kernel-irqchip=split -accel kvm -cpu host "), "{line}");
+        assert!(arguments(&Hardware::default()).contains("-machine q35 -accel tcg,thread=multi -cpu max,+svm "));
     }
 
     #[test]
