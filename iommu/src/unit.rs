@@ -13,10 +13,12 @@
 mod error;
 mod firmware;
 mod invalidation;
+mod mode;
 pub(crate) mod probe;
 mod protection;
 
 pub use error::UnitError;
+pub use mode::{Mode, ModeChoice};
 pub use probe::Probe;
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +38,8 @@ use crate::registers::status::{
     EventAddress, EventControl, EventData, EventUpperAddress, InterruptTableAddress, RootTableAddress,
 };
 use crate::registers::{Window, map};
-use crate::table::ContextTables;
+use crate::table::scalable::PLAIN_PROCESS;
+use crate::table::{ContextTables, ScalableTables, Tables};
 use crate::unit::invalidation::Invalidation;
 
 /// The machine's time as a clock.
@@ -65,7 +68,8 @@ pub struct Unit<M: Machine> {
     capability: Capability,
     extended: ExtendedCapability,
     commander: Mutex<Commander>,
-    pub(crate) contexts: Mutex<ContextTables<M::Frames>>,
+    mode: Mode,
+    pub(crate) contexts: Mutex<Tables<M::Frames>>,
     pub(crate) interrupts: Option<Mutex<InterruptTable<M::Frames>>>,
     format: DestinationFormat,
     queue: Mutex<Invalidation<M::Frames>>,
@@ -80,11 +84,18 @@ impl<M: Machine> Unit<M> {
     /// # Errors
     ///
     /// No memory; nothing is kept.
-    pub fn new(machine: &M, probe: Probe<M>, interrupts: Option<InterruptPlan>) -> Result<Self, UnitError> {
+    pub fn new(machine: &M, probe: Probe<M>, mode: Mode, interrupts: Option<InterruptPlan>) -> Result<Self, UnitError> {
         let frames = machine.frames();
-        let coherent = probe.extended.coherent();
-        let queue = Invalidation::new(frames.clone(), probe.extended, probe.abilities())?;
-        let contexts = match ContextTables::new(frames.clone(), coherent) {
+        let (coherent, extended) = (probe.extended.coherent(), probe.extended);
+        let queue = Invalidation::new(frames.clone(), extended, probe.abilities(), mode == Mode::Scalable)?;
+        let contexts = match mode {
+            Mode::Legacy => ContextTables::new(frames.clone(), coherent).map(Tables::Legacy),
+            Mode::Scalable => {
+                let walk_coherent = extended.scalable_mode_coherent();
+                ScalableTables::new(frames.clone(), coherent, walk_coherent).map(Tables::Scalable)
+            }
+        };
+        let contexts = match contexts {
             Ok(contexts) => contexts,
             Err(error) => {
                 queue.release();
@@ -107,6 +118,7 @@ impl<M: Machine> Unit<M> {
             capability: probe.capability,
             extended: probe.extended,
             commander: Mutex::new(Commander::new()),
+            mode,
             contexts: Mutex::new(contexts),
             interrupts: table.map(Mutex::new),
             format: interrupts.map_or(DestinationFormat::XApic, |plan| plan.format),
@@ -138,6 +150,29 @@ impl<M: Machine> Unit<M> {
     /// ECAP.
     pub fn extended(&self) -> ExtendedCapability {
         self.extended
+    }
+
+    /// The mode of its root table.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether it reads page tables through the processors' caches.
+    pub fn walks_coherently(&self) -> bool {
+        match self.mode {
+            Mode::Legacy => self.extended.coherent(),
+            Mode::Scalable => self.extended.scalable_mode_coherent(),
+        }
+    }
+
+    /// Whether it walks second-stage tables in its mode.
+    pub fn walks_second_stage(&self) -> bool {
+        self.mode == Mode::Legacy || self.extended.second_stage()
+    }
+
+    /// Whether it walks first-stage tables in its mode.
+    pub fn walks_first_stage(&self) -> bool {
+        self.mode == Mode::Scalable && self.extended.first_stage()
     }
 
     /// What shapes its invalidations.
@@ -221,11 +256,14 @@ impl<M: Machine> Unit<M> {
     pub(crate) fn set_root(&self, machine: &M) -> Result<(), UnitError> {
         let root = self.contexts.lock().root();
         self.publish(machine)?;
-        let address = RootTableAddress::default().with_frame(root.as_u64() / PAGE_SIZE);
+        let address =
+            RootTableAddress::default().with_mode(self.mode.code().into()).with_frame(root.as_u64() / PAGE_SIZE);
         self.window.write(map::ROOT_TABLE_ADDRESS, address);
         self.command(machine, OneShot::SetRootTable)?;
         // Units with ESRTPS did this themselves; once more at start costs nothing.
-        self.invalidate(machine, [Descriptor::AllContexts, Descriptor::AllTranslations].into_iter())?;
+        let processes = (self.mode == Mode::Scalable).then_some(Descriptor::AllProcesses);
+        let all = [Some(Descriptor::AllContexts), processes, Some(Descriptor::AllTranslations)];
+        self.invalidate(machine, all.into_iter().flatten())?;
         Ok(())
     }
 
@@ -271,6 +309,19 @@ impl<M: Machine> Unit<M> {
     /// The fault records with the registers that they are in.
     pub(crate) fn with_records<T>(&self, work: impl FnOnce(&mut Records, &Window<M::Registers>) -> T) -> T {
         work(&mut self.records.lock(), &self.window)
+    }
+
+    /// The invalidation of process entries of a domain that goes with one of a context entry: in scalable mode.
+    pub(crate) fn process_entry(&self, domain: u16) -> Option<Descriptor> {
+        (self.mode == Mode::Scalable).then_some(Descriptor::Process { domain, process: PLAIN_PROCESS })
+    }
+
+    /// The invalidation of every translation of a domain.
+    pub(crate) fn whole_domain(&self, domain: u16, second_stage: bool) -> Descriptor {
+        match self.mode {
+            Mode::Scalable if !second_stage => Descriptor::ProcessTranslations { domain, process: PLAIN_PROCESS },
+            _ => Descriptor::Domain { domain },
+        }
     }
 
     /// Turns everything off and gives the structures back. Devices are free from here on: their bus mastering is off,

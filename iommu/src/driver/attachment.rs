@@ -14,13 +14,13 @@ use crate::dmar::ReservedRange;
 use crate::door::Machine;
 use crate::driver::domain::{DeviceTlb, Domain};
 use crate::driver::registry::{Attachment, Entry, Registry};
-use crate::driver::{AttachError, DomainId, Driver, InvalidationError};
+use crate::driver::translation::Translation as Translated;
+use crate::driver::{AttachError, DomainId, Driver, InvalidationError, Mode};
 use crate::paging::{Coherence, PageSizes, Permissions};
 use crate::queue::Descriptor;
-use crate::table::Occupied;
-use crate::table::entry::{ContextEntry, Translation};
+use crate::table::{Occupied, Target, Walk};
 use crate::unit::Unit;
-use crate::unit::probe::page_sizes;
+use crate::unit::probe::{ALL_LEVELS, first_stage_sizes, page_sizes};
 
 impl<M: Machine> Driver<M> {
     /// Gives `device` what `domain` maps. `aliases` are further ids with which its requests may arrive (those of
@@ -69,7 +69,7 @@ impl<M: Machine> Driver<M> {
             let mut registry = self.registry.lock();
             let domain = registry.domain(id).ok_or(AttachError::Unknown { domain: id })?;
             let mut domain = domain.lock();
-            let entry = suitable_entry(unit, &domain, device, device_tlb.is_some())?;
+            let target = suitable(unit, &domain, device, device_tlb.is_some())?;
             if !registry.waived.contains(&device) && !registry.is_reserved(id) {
                 check_reserved(&domain, device, self.coverage.reserved_for(device))?;
             }
@@ -82,7 +82,7 @@ impl<M: Machine> Driver<M> {
                 .filter(|source| registry.domain_of(**source).is_none())
                 .map(|source| source.source)
                 .collect();
-            self.publish_entries(unit, &new, entry)?;
+            self.publish_entries(unit, &new, &target, domain.whole(unit))?;
             for source in &sources {
                 registry.entries.entry(*source).or_insert(Entry { domain: id, users: 0 }).users += 1;
                 domain.enter(index);
@@ -147,7 +147,7 @@ impl<M: Machine> Driver<M> {
                 }
             }
         }
-        let result = self.withdraw_entries(unit, &last, attachment.domain.0, attachment.device_tlb);
+        let result = self.withdraw_entries(unit, &last, attachment.domain.0, domain.whole(unit), attachment.device_tlb);
         domain.device_tlbs.retain(|tlb| tlb.unit != attachment.unit || tlb.source != device.source);
         match result {
             Ok(()) => {
@@ -183,42 +183,51 @@ impl<M: Machine> Driver<M> {
         Ok(())
     }
 
-    /// Publishes `entry` for all `sources`, or for none.
-    fn publish_entries(&self, unit: &Unit<M>, sources: &[SourceId], entry: ContextEntry) -> Result<(), AttachError> {
+    /// Publishes `target` for all `sources`, or for none. `whole` is all that the unit may hold of the domain.
+    fn publish_entries(
+        &self,
+        unit: &Unit<M>,
+        sources: &[SourceId],
+        target: &Target,
+        whole: Descriptor,
+    ) -> Result<(), AttachError> {
         let mut contexts = unit.contexts.lock();
-        contexts.prepare(sources.iter().map(|source| source.bus()))?;
+        contexts.prepare(sources)?;
         for (index, source) in sources.iter().enumerate() {
-            if let Err(Occupied { source, domain }) = contexts.fill(*source, entry) {
+            if let Err(Occupied { source, domain }) = contexts.fill(*source, target) {
                 for filled in sources.iter().take(index) {
                     contexts.block(*filled);
-                    contexts.erase(*filled);
+                    contexts.erase(*filled, false);
                 }
                 let device = PciAddress { segment: unit.segment(), source };
                 return Err(AttachError::Occupied { device, source, domain: DomainId(domain) });
             }
         }
-        let domain = entry.domain_id();
         let done = if unit.capability().caching_mode() {
+            // Absent entries are tagged with domain 0.
             let entries = sources.iter().map(|source| Descriptor::Context { domain: 0, source: *source });
-            unit.invalidate(&self.machine, entries.chain([Descriptor::Domain { domain }]))
+            let process = unit.process_entry(target.domain);
+            let untagged = process.map(|_| Descriptor::Domain { domain: 0 });
+            unit.invalidate(&self.machine, entries.chain(process).chain(untagged).chain([whole]))
         } else {
             unit.publish(&self.machine)
         };
         done.map_err(|error| {
             for source in sources {
                 contexts.block(*source);
-                contexts.erase(*source);
+                contexts.erase(*source, false);
             }
             AttachError::Invalidation(InvalidationError { base: unit.base(), error })
         })
     }
 
-    /// Takes back the entries of `sources`, and with them all that is cached of the domain.
+    /// Takes back the entries of `sources`, and with them all that is cached of the domain (`whole`).
     fn withdraw_entries(
         &self,
         unit: &Unit<M>,
         sources: &[SourceId],
         domain: u16,
+        whole: Descriptor,
         device_tlb: Option<u8>,
     ) -> Result<(), InvalidationError> {
         let mut contexts = unit.contexts.lock();
@@ -226,14 +235,15 @@ impl<M: Machine> Driver<M> {
             contexts.block(*source);
         }
         let entries = sources.iter().map(|source| Descriptor::Context { domain, source: *source });
-        let translations = (!sources.is_empty()).then_some(Descriptor::Domain { domain });
+        let process = unit.process_entry(domain).filter(|_| !sources.is_empty());
+        let translations = (!sources.is_empty()).then_some(whole);
         let own = device_tlb.and_then(|depth| {
             let first = Iova::new(0);
             sources.first().map(|source| Descriptor::DeviceTlb { source: *source, depth, first, mask: 52 })
         });
-        let result = unit.invalidate(&self.machine, entries.chain(translations).chain(own));
+        let result = unit.invalidate(&self.machine, entries.chain(process).chain(translations).chain(own));
         for source in sources {
-            contexts.erase(*source);
+            contexts.erase(*source, result.is_ok());
         }
         result.map_err(|error| InvalidationError { base: unit.base(), error })
     }
@@ -276,6 +286,9 @@ fn check_reserved<M: Machine>(
     device: PciAddress,
     reserved: impl Iterator<Item = ReservedRange>,
 ) -> Result<(), AttachError> {
+    if matches!(domain.table, Some(Translated::PassThrough)) {
+        return Ok(());
+    }
     for ReservedRange { first, last, usable } in reserved {
         let refused = AttachError::Reserved { device, first, last };
         if !usable {
@@ -283,7 +296,7 @@ fn check_reserved<M: Machine>(
         }
         let mut at = first.as_u64();
         while at <= last.as_u64() {
-            let leaf = domain.table.as_ref().and_then(|table| table.lookup(at)).ok_or(refused)?;
+            let leaf = domain.table.as_ref().and_then(|table| table.lookup(Iova::new(at))).ok_or(refused)?;
             let same = leaf.output.as_u64() == leaf.input;
             if !same || !leaf.attributes.permissions.contains(Permissions::READ_WRITE) {
                 return Err(refused);
@@ -294,31 +307,59 @@ fn check_reserved<M: Machine>(
     Ok(())
 }
 
-/// The context entry that leads to the domain's table, if the unit can walk that.
-fn suitable_entry<M: Machine>(
+/// What leads the device's requests to the domain's table, if its unit can walk that.
+fn suitable<M: Machine>(
     unit: &Unit<M>,
     domain: &Domain<M>,
     device: PciAddress,
     device_tlb: bool,
-) -> Result<ContextEntry, AttachError> {
+) -> Result<Target, AttachError> {
     let unsuitable = |lacks| Err(AttachError::Unsuitable { device, lacks });
     let Some(table) = &domain.table else { return Err(AttachError::Unknown { domain: domain.id }) };
-    let (shape, capability, extended) = (table.shape(), unit.capability(), unit.extended());
-    if !capability.walks_levels(shape.levels.count()) || capability.maximum_width() < shape.input_bits {
-        return unsuitable("does not walk tables of as many levels");
+    let (capability, extended) = (unit.capability(), unit.extended());
+    let widest =
+        ALL_LEVELS.iter().find(|levels| capability.walks_levels(levels.count())).map_or(4, |most| most.count());
+    let (walk, sizes) = match table {
+        Translated::Second(table) => {
+            let levels = table.shape().levels.count();
+            if !unit.walks_second_stage() || !capability.walks_levels(levels) {
+                return unsuitable("does not walk tables of as many levels");
+            }
+            if table.format().forces_snoop() && !extended.snoop_control() {
+                return unsuitable("cannot force devices to snoop");
+            }
+            let accessed_dirty = domain.accessed_dirty;
+            if accessed_dirty && !(unit.mode() == Mode::Scalable && extended.second_stage_accessed_dirty()) {
+                return unsuitable("sets no accessed and dirty flags");
+            }
+            (Walk::Second { root: table.root(), levels, accessed_dirty }, page_sizes(capability))
+        }
+        Translated::First(table) => {
+            let levels = table.shape().levels.count();
+            if !unit.walks_first_stage() || levels == 5 && !capability.first_stage_5_levels() {
+                return unsuitable("does not walk first-stage tables of as many levels");
+            }
+            (Walk::First { root: table.root(), levels, widest }, first_stage_sizes(capability))
+        }
+        Translated::PassThrough if !extended.pass_through() => return unsuitable("cannot pass requests through"),
+        Translated::PassThrough => (Walk::PassThrough { widest }, PageSizes::all()),
+    };
+    if let Some(shape) = table.shape() {
+        if capability.maximum_width() < shape.input_bits {
+            return unsuitable("does not take addresses as wide");
+        }
+        if !sizes.contains(shape.page_sizes) {
+            return unsuitable("does not take pages as large");
+        }
+        if shape.coherence == Coherence::Coherent && !unit.walks_coherently() {
+            return unsuitable("reads its tables past the caches");
+        }
     }
-    if shape.page_sizes != PageSizes::empty() && !page_sizes(capability).contains(shape.page_sizes) {
-        return unsuitable("does not take pages as large");
-    }
-    if shape.coherence == Coherence::Coherent && !extended.coherent() {
-        return unsuitable("reads its tables past the caches");
-    }
-    if table.format().forces_snoop() && !extended.snoop_control() {
+    if domain.snoop && !extended.snoop_control() {
         return unsuitable("cannot force devices to snoop");
     }
     if device_tlb && !(extended.device_tlb() && extended.queued_invalidation()) {
         return unsuitable("serves no device TLBs");
     }
-    let translation = if device_tlb { Translation::WithDeviceTlb } else { Translation::Untranslated };
-    Ok(ContextEntry::translating(table.root(), shape.levels.count(), domain.id.0, translation))
+    Ok(Target { walk, domain: domain.id.0, device_tlb, snoop: domain.snoop })
 }

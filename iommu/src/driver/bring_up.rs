@@ -14,7 +14,7 @@ use crate::driver::{BringUpError, DomainRequest, Driver, InterruptRemapping, NoI
 use crate::fault::{Ledger, Limits};
 use crate::interrupt::entry::DestinationFormat;
 use crate::paging::Permissions;
-use crate::unit::{InterruptPlan, Probe, Unit, UnitError};
+use crate::unit::{InterruptPlan, ModeChoice, Probe, Unit, UnitError};
 
 /// Which ids the processors' local APICs have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +38,13 @@ pub struct Options {
     pub honour_reserved_memory: bool,
     /// When a device's faults are too many.
     pub fault_limits: Limits,
+    /// Legacy or scalable mode.
+    pub mode: ModeChoice,
 }
 
 impl Default for Options {
-    /// xAPIC, 39 bits (what every machine has), 4096 interrupts a unit, reserved memory honoured.
+    /// xAPIC, 39 bits (what every machine has), 4096 interrupts a unit, reserved memory honoured, scalable mode where a
+    /// unit has it.
     fn default() -> Self {
         Self {
             apic_mode: ApicMode::XApic,
@@ -49,6 +52,7 @@ impl Default for Options {
             interrupt_order: 12,
             honour_reserved_memory: true,
             fault_limits: Limits::default(),
+            mode: ModeChoice::ByCapability,
         }
     }
 }
@@ -76,7 +80,7 @@ impl<M: Machine> Driver<M> {
             InterruptRemapping::On { format, .. } => Some(InterruptPlan { order: options.interrupt_order, format }),
             InterruptRemapping::Off(_) => None,
         };
-        let units = make_units(&machine, probes, plan)?;
+        let units = make_units(&machine, probes, options.mode, plan)?;
         let coverage = Coverage::resolve(dmar, buses);
         if coverage.unresolved() > 0 {
             warn!("{} device scopes of the DMAR table lead through bridges that are absent", coverage.unresolved());
@@ -170,12 +174,15 @@ fn joined(ranges: impl Iterator<Item = ReservedRange>) -> Vec<(HostPhysical, Hos
 fn make_units<M: Machine>(
     machine: &M,
     probes: Vec<Probe<M>>,
+    choice: ModeChoice,
     plan: Option<InterruptPlan>,
 ) -> Result<Vec<Unit<M>>, BringUpError> {
     let mut units = Vec::with_capacity(probes.len());
     for probe in probes {
         let base = probe.base();
-        match Unit::new(machine, probe, plan) {
+        let (mode, reason) = probe.choose_mode(choice);
+        info!("unit {base}: {mode}, since {reason}");
+        match Unit::new(machine, probe, mode, plan) {
             Ok(unit) => units.push(unit),
             Err(error) => {
                 units.into_iter().for_each(Unit::abandon);

@@ -1,4 +1,4 @@
-//! Domains: one second-stage table each, and what must be invalidated when it changes.
+//! Domains: one table each, of either stage, or none where requests pass through; and what must be invalidated when it changes.
 //!
 //! - Mapping: nothing, unless a unit caches absent entries (CM: the range) or has a write buffer (RWBF: a flush).
 //! - Unmapping and taking permissions away: the range in every unit with an attached device, the devices' own TLBs
@@ -8,18 +8,21 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use log::{error, info};
+use log::{error, info, warn};
 use spin::Mutex;
 
 use crate::address::{HostPhysical, Iova, PciAddress, SourceId};
-use crate::door::Machine;
-use crate::driver::{DomainError, Driver, InvalidationError};
+use crate::door::{Frames, Machine};
+use crate::driver::translation::{Stage, Translation};
+use crate::driver::{DomainError, Driver, InvalidationError, Mode};
 use crate::paging::{
-    Coherence, Gathered, InterruptWindow, Levels, Nearest, PageSizes, Permissions, SecondStage, Shape, Table,
+    Coherence, FirstStage, Gathered, InterruptWindow, Levels, Nearest, PageSizes, Permissions, SecondStage, Shape,
+    Table,
 };
 use crate::queue::{Block, Descriptor};
+use crate::registers::capability::Capability;
 use crate::unit::Unit;
-use crate::unit::probe::{ALL_LEVELS, page_sizes};
+use crate::unit::probe::{ALL_LEVELS, first_stage_sizes, page_sizes};
 
 /// A domain's id (DID), 1 to 65535.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,12 +55,17 @@ pub struct DomainRequest<'a> {
     pub devices: &'a [PciAddress],
     /// Address bits that the table must translate, up to 57. 0: as many as the units have, with 4 levels at most.
     pub address_bits: u8,
+    /// The stage that the table is walked in.
+    pub stage: Stage,
+    /// The units set accessed and dirty flags in the table, where each can (ECAP.SSADS in scalable mode; the first
+    /// stage's are set from the start). Each costs the unit a write at the first use.
+    pub accessed_dirty: bool,
 }
 
 impl<'a> DomainRequest<'a> {
     /// For these devices, as wide as their units allow.
     pub const fn for_devices(devices: &'a [PciAddress]) -> Self {
-        Self { devices, address_bits: 0 }
+        Self { devices, address_bits: 0, stage: Stage::Any, accessed_dirty: false }
     }
 }
 
@@ -73,7 +81,11 @@ pub(super) struct DeviceTlb {
 pub(super) struct Domain<M: Machine> {
     pub(super) id: DomainId,
     /// Always there but for a distrusted domain's end.
-    pub(super) table: Option<Table<SecondStage, M::Frames>>,
+    pub(super) table: Option<Translation<M::Frames>>,
+    /// The devices' accesses snoop, whatever they ask for.
+    pub(super) snoop: bool,
+    /// The units set accessed and dirty flags.
+    pub(super) accessed_dirty: bool,
     /// The units that have attached devices, with how many context entries each.
     pub(super) units: Vec<(usize, usize)>,
     pub(super) device_tlbs: Vec<DeviceTlb>,
@@ -82,8 +94,15 @@ pub(super) struct Domain<M: Machine> {
 }
 
 impl<M: Machine> Domain<M> {
-    fn new(id: DomainId, table: Table<SecondStage, M::Frames>) -> Self {
-        Self { id, table: Some(table), units: Vec::new(), device_tlbs: Vec::new(), distrusted: false }
+    fn new(id: DomainId, plan: Plan, table: Translation<M::Frames>) -> Self {
+        let Plan { snoop, accessed_dirty, .. } = plan;
+        let (units, device_tlbs) = (Vec::new(), Vec::new());
+        Self { id, table: Some(table), snoop, accessed_dirty, units, device_tlbs, distrusted: false }
+    }
+
+    /// The invalidation of all that `unit` may hold of its translations.
+    pub(super) fn whole(&self, unit: &Unit<M>) -> Descriptor {
+        unit.whole_domain(self.id.0, self.table.as_ref().is_none_or(Translation::is_second_stage))
     }
 
     /// Remembers that hardware may still use the tables.
@@ -118,16 +137,81 @@ impl<M: Machine> Drop for Domain<M> {
     }
 }
 
+/// What a new domain will be.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// Never [`Stage::Any`].
+    stage: Stage,
+    shape: Shape,
+    snoop: bool,
+    accessed_dirty: bool,
+}
+
 /// What the units of a domain have in common.
-fn common_shape<'a, M: Machine + 'a>(
+fn plan<'a, M: Machine + 'a>(
     units: impl Iterator<Item = &'a Unit<M>> + Clone,
-    address_bits: u8,
+    request: &DomainRequest<'_>,
     output_bits: u8,
-) -> Result<(Shape, SecondStage), DomainError> {
+) -> Result<Plan, DomainError> {
+    let all = |can: fn(&Unit<M>) -> bool| units.clone().all(can);
+    let stage = match request.stage {
+        Stage::Any if all(Unit::walks_second_stage) => Stage::Second,
+        Stage::Any => Stage::First,
+        stage => stage,
+    };
+    let possible = match stage {
+        Stage::PassThrough => all(|unit| unit.extended().pass_through()),
+        Stage::First => all(Unit::walks_first_stage),
+        _ => all(Unit::walks_second_stage),
+    };
+    if !possible {
+        return Err(DomainError::Stage { wanted: request.stage });
+    }
+    let levels = levels(units.clone(), stage, request.address_bits)?;
     let capabilities = || units.clone().map(|unit| unit.capability());
-    let width = capabilities().map(|capability| capability.maximum_width()).min().unwrap_or(0);
-    let walked = |levels: &&Levels| capabilities().all(|capability| capability.walks_levels(levels.count()));
-    let reached = |levels: Levels| levels.bits().min(width);
+    let sizes = |capability| if stage == Stage::First { first_stage_sizes(capability) } else { page_sizes(capability) };
+    let page_sizes = capabilities().map(sizes).fold(PageSizes::all(), |common, sizes| common & sizes);
+    let coherent = all(Unit::walks_coherently);
+    let shape = Shape {
+        levels,
+        page_sizes,
+        input_bits: levels.bits().min(width(units.clone())),
+        output_bits,
+        coherence: if coherent { Coherence::Coherent } else { Coherence::NeedsFlush },
+        interrupt_window: InterruptWindow::Refused,
+    };
+    let scalable: fn(&Unit<M>) -> bool = |unit| unit.mode() == Mode::Scalable;
+    // In legacy mode leaves force snooping, and there are none where requests pass through.
+    let snoop = all(|unit| unit.extended().snoop_control()) && (stage != Stage::PassThrough || all(scalable));
+    // The unit's writes to the flags must be seen by the processors.
+    let flags = stage == Stage::Second
+        && coherent
+        && all(scalable)
+        && all(|unit| unit.extended().second_stage_accessed_dirty());
+    Ok(Plan { stage, shape, snoop, accessed_dirty: request.accessed_dirty && flags })
+}
+
+/// The widest address that devices of all `units` may send.
+fn width<'a, M: Machine + 'a>(units: impl Iterator<Item = &'a Unit<M>>) -> u8 {
+    units.map(|unit| unit.capability().maximum_width()).min().unwrap_or(0)
+}
+
+/// The number of levels of a new table.
+fn levels<'a, M: Machine + 'a>(
+    units: impl Iterator<Item = &'a Unit<M>> + Clone,
+    stage: Stage,
+    address_bits: u8,
+) -> Result<Levels, DomainError> {
+    let width = width(units.clone());
+    let walks = |capability: Capability, levels: Levels| match (stage, levels) {
+        (Stage::First, Levels::Four) | (Stage::PassThrough, _) => true,
+        (Stage::First, Levels::Five) => capability.first_stage_5_levels(),
+        (Stage::First, Levels::Three) => false,
+        _ => capability.walks_levels(levels.count()),
+    };
+    let walked = |levels: &&Levels| units.clone().all(|unit| walks(unit.capability(), **levels));
+    // Half of what the first stage's levels resolve is not canonical.
+    let reached = |levels: Levels| (levels.bits() - u8::from(stage == Stage::First)).min(width);
     let levels = if address_bits == 0 {
         // Five levels only where nothing less is walked: each level costs every walk.
         let usual = ALL_LEVELS.iter().filter(|levels| levels.count() <= 4).find(walked);
@@ -135,21 +219,28 @@ fn common_shape<'a, M: Machine + 'a>(
     } else {
         ALL_LEVELS.iter().rev().filter(walked).find(|levels| reached(**levels) >= address_bits)
     };
-    let Some(&levels) = levels else {
+    levels.copied().ok_or_else(|| {
         let possible = ALL_LEVELS.iter().find(walked).map_or(0, |levels| reached(*levels));
-        return Err(DomainError::Width { wanted: address_bits, possible });
+        DomainError::Width { wanted: address_bits, possible }
+    })
+}
+
+/// Says what a new domain is.
+fn describe<F: Frames>(id: DomainId, plan: &Plan, table: &Translation<F>) {
+    let snooping = if plan.snoop { "devices forced to snoop" } else { "snooping left to devices" };
+    let Some(shape) = table.shape() else {
+        return warn!("domain {id}: passes requests through, so that its devices reach all of memory; {snooping}");
     };
-    let page_sizes = capabilities().map(page_sizes).fold(PageSizes::all(), |common, sizes| common & sizes);
-    let coherent = units.clone().all(|unit| unit.extended().coherent());
-    let shape = Shape {
-        levels,
-        page_sizes,
-        input_bits: reached(levels),
-        output_bits,
-        coherence: if coherent { Coherence::Coherent } else { Coherence::NeedsFlush },
-        interrupt_window: InterruptWindow::Refused,
-    };
-    Ok((shape, SecondStage::with_snoop_control(units.clone().all(|unit| unit.extended().snoop_control()))))
+    info!(
+        "domain {id}: {} stage, {} levels for {} address bits, pages of 4K{}{}, {}{}, {snooping}",
+        if plan.stage == Stage::First { "first" } else { "second" },
+        shape.levels.count(),
+        shape.input_bits,
+        if shape.page_sizes.contains(PageSizes::TWO_MEBIBYTES) { " 2M" } else { "" },
+        if shape.page_sizes.contains(PageSizes::ONE_GIBIBYTE) { " 1G" } else { "" },
+        if shape.coherence == Coherence::Coherent { "coherent" } else { "flushed" },
+        if plan.accessed_dirty { ", accessed and dirty flags" } else { "" },
+    );
 }
 
 impl<M: Machine> Driver<M> {
@@ -170,20 +261,20 @@ impl<M: Machine> Driver<M> {
                 let units = self.units.iter().enumerate();
                 units.filter(|(index, _)| wanted.is_empty() || wanted.contains(index)).map(|(_, unit)| unit)
             };
-            let (shape, format) = common_shape(concerned(), request.address_bits, self.output_bits)?;
+            let plan = plan(concerned(), request, self.output_bits)?;
             let mut registry = self.registry.lock();
             let id = registry.free_id().ok_or(DomainError::OutOfIds { limit: registry.limit() })?;
-            let table = Table::new(format, frames, shape).map_err(DomainError::Build)?;
-            info!(
-                "domain {id}: {} levels for {} address bits, pages of 4K{}{}, {}, {}",
-                shape.levels.count(),
-                table.shape().input_bits,
-                if shape.page_sizes.contains(PageSizes::TWO_MEBIBYTES) { " 2M" } else { "" },
-                if shape.page_sizes.contains(PageSizes::ONE_GIBIBYTE) { " 1G" } else { "" },
-                if shape.coherence == Coherence::Coherent { "coherent" } else { "flushed" },
-                if format.forces_snoop() { "devices forced to snoop" } else { "snooping left to devices" }
-            );
-            registry.insert(id, Domain::new(id, table));
+            let shape = plan.shape;
+            let table = match plan.stage {
+                Stage::PassThrough => Translation::PassThrough,
+                Stage::First => Translation::First(Table::new(FirstStage, frames, shape).map_err(DomainError::Build)?),
+                _ => {
+                    let format = SecondStage::with_snoop_control(plan.snoop);
+                    Translation::Second(Table::new(format, frames, shape).map_err(DomainError::Build)?)
+                }
+            };
+            describe(id, &plan, &table);
+            registry.insert(id, Domain::new(id, plan, table));
             Ok(id)
         })
     }
@@ -214,12 +305,13 @@ impl<M: Machine> Driver<M> {
     ) -> Result<(), DomainError> {
         self.with_domain(domain, |this| {
             let Some(table) = &mut this.table else { return Err(DomainError::Unknown { domain }) };
-            table.map(iova.as_u64(), host, length, permissions).map_err(DomainError::Map)?;
+            let mapped = table.map(iova, host, length, permissions).ok_or(DomainError::PassThrough { domain })?;
+            mapped.map_err(DomainError::Map)?;
             if let Err(error) = self.announce(this, iova, length) {
                 // Nobody is told that the range is mapped. What a unit saw of it already, it may keep.
                 this.distrust();
-                if let Some(table) = &mut this.table {
-                    table.unmap(iova.as_u64(), length).map(drop).map_err(DomainError::Change)?;
+                if let Some(Err(failed)) = this.table.as_mut().and_then(|table| table.unmap(iova, length)) {
+                    return Err(DomainError::Change(failed));
                 }
                 return Err(error);
             }
@@ -241,7 +333,7 @@ impl<M: Machine> Driver<M> {
             let mut changed = Vec::with_capacity(ranges.len());
             let mut refused = Ok(());
             for (iova, length) in ranges {
-                match table.unmap(iova.as_u64(), *length) {
+                match table.unmap(*iova, *length).ok_or(DomainError::PassThrough { domain })? {
                     Ok(gathered) => {
                         if !gathered.is_empty() {
                             changed.push((gathered.range(), gathered.links_changed()));
@@ -279,7 +371,8 @@ impl<M: Machine> Driver<M> {
     ) -> Result<(), DomainError> {
         self.with_domain(domain, |this| {
             let Some(table) = &mut this.table else { return Err(DomainError::Unknown { domain }) };
-            let changed = table.protect(iova.as_u64(), length, permissions).map_err(DomainError::Change)?;
+            let changed = table.protect(iova, length, permissions).ok_or(DomainError::PassThrough { domain })?;
+            let changed = changed.map_err(DomainError::Change)?;
             if !changed.is_empty() {
                 let (range, links) = (changed.range(), changed.links_changed());
                 self.forget(this, [(Iova::new(range.start), range.end - range.start, links)].into_iter())?;
@@ -293,29 +386,29 @@ impl<M: Machine> Driver<M> {
 
     /// Where `iova` leads in `domain`.
     pub fn translate(&self, domain: DomainId, iova: Iova) -> Option<HostPhysical> {
-        self.look(domain, |table| table.translate(iova.as_u64())).flatten()
+        self.look(domain, |domain| domain.table.as_ref()?.translate(iova)).flatten()
     }
 
     /// What is mapped at and around `iova` in `domain`.
     pub fn nearest(&self, domain: DomainId, iova: Iova) -> Option<Nearest> {
-        self.look(domain, |table| table.nearest(iova.as_u64()))
+        self.look(domain, |domain| domain.table.as_ref().map(|table| table.nearest(iova))).flatten()
     }
 
     /// How many frames the tables of `domain` fill.
     pub fn frames_of(&self, domain: DomainId) -> Option<u64> {
-        self.look(domain, Table::frame_count)
+        self.look(domain, |domain| domain.table.as_ref().map(Translation::frame_count)).flatten()
     }
 
     /// Whether the tables of `domain` force devices to snoop, so that even requests that ask not to are coherent.
     pub fn forces_snoop(&self, domain: DomainId) -> Option<bool> {
-        self.look(domain, |table| table.format().forces_snoop())
+        self.look(domain, |domain| domain.snoop)
     }
 
-    fn look<T>(&self, domain: DomainId, look: impl FnOnce(&Table<SecondStage, M::Frames>) -> T) -> Option<T> {
+    fn look<T>(&self, domain: DomainId, look: impl FnOnce(&Domain<M>) -> T) -> Option<T> {
         self.machine.without_interrupts(|| {
             let domain = self.registry.lock().domain(domain)?;
             let domain = domain.lock();
-            domain.table.as_ref().map(look)
+            Some(look(&domain))
         })
     }
 
@@ -333,8 +426,9 @@ impl<M: Machine> Driver<M> {
     /// Something absent became present.
     fn announce(&self, domain: &Domain<M>, iova: Iova, length: u64) -> Result<(), DomainError> {
         for unit in domain.units.iter().filter_map(|(unit, _)| self.units.get(*unit)) {
-            let done = if unit.capability().caching_mode() {
-                let cover = unit.abilities().cover(domain.id.0, iova, length, false);
+            let absence_is_cached = domain.table.as_ref().is_none_or(Translation::is_second_stage);
+            let done = if unit.capability().caching_mode() && absence_is_cached {
+                let cover = unit.abilities().cover(domain.whole(unit), iova, length, false);
                 unit.invalidate(&self.machine, [cover].into_iter())
             } else {
                 unit.publish(&self.machine)
@@ -355,13 +449,13 @@ impl<M: Machine> Driver<M> {
         for &(index, _) in &domain.units {
             let Some(unit) = self.units.get(index) else { continue };
             let abilities = unit.abilities();
-            let id = domain.id.0;
+            let everything_here = domain.whole(unit);
             let whole = ranges.clone().nth(abilities.domain_from - 1).is_some();
             let pages = ranges
                 .clone()
                 .filter(|_| !whole)
-                .map(|(first, length, links)| abilities.cover(id, first, length, !links))
-                .chain(whole.then_some(Descriptor::Domain { domain: id }));
+                .map(|(first, length, links)| abilities.cover(everything_here, first, length, !links))
+                .chain(whole.then_some(everything_here));
             let tlbs = domain.device_tlbs.iter().filter(|tlb| tlb.unit == index);
             let everything = whole.then_some((Iova::new(0), u64::MAX, true));
             let device_pages = ranges.clone().filter(|_| !whole).chain(everything).flat_map(|(first, length, _)| {

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::address::{HostPhysical, PciAddress, SourceId};
 use crate::door::OutOfFrames;
-use crate::driver::{DomainId, NoInterruptRemapping};
+use crate::driver::{DomainId, NoInterruptRemapping, Stage};
 use crate::paging::{BuildError, ChangeError, MapError};
 use crate::queue::QueueError;
 use crate::unit::UnitError;
@@ -74,6 +74,16 @@ pub enum DomainError {
     Map(MapError),
     /// The change is refused. Nothing changed.
     Change(ChangeError),
+    /// The units of the devices do not walk the stage that was asked for, or share none.
+    Stage {
+        /// What was asked for.
+        wanted: Stage,
+    },
+    /// The domain passes requests through: there is no table to change.
+    PassThrough {
+        /// The domain.
+        domain: DomainId,
+    },
     /// Devices are attached.
     InUse {
         /// The domain.
@@ -103,6 +113,20 @@ impl fmt::Display for DomainError {
             Self::Build(error) => error.fmt(f),
             Self::Map(error) => error.fmt(f),
             Self::Change(error) => error.fmt(f),
+            Self::Stage { wanted: Stage::Any } => f.write_str(
+                "the devices' units share neither second-stage nor first-stage tables; give each its own domain",
+            ),
+            Self::Stage { wanted: Stage::PassThrough } => {
+                f.write_str("a unit of the devices cannot pass requests through (ECAP.PT = 0); map what they need")
+            }
+            Self::Stage { wanted } => write!(
+                f,
+                "a unit of the devices does not walk {} tables in its mode; ask for any stage",
+                if *wanted == Stage::First { "first-stage" } else { "second-stage" }
+            ),
+            Self::PassThrough { domain } => {
+                write!(f, "domain {domain} passes all requests through and has no table; use a domain with a table")
+            }
             Self::InUse { domain, device } => {
                 write!(f, "{device} is still attached to domain {domain}; detach it first")
             }

@@ -132,12 +132,13 @@ impl<M: Machine> Driver<M> {
     fn set_silent(&self, unit: &Unit<M>, device: PciAddress, silent: bool) -> Result<(), InvalidationError> {
         self.machine.without_interrupts(|| {
             let mut contexts = unit.contexts.lock();
-            let domain = contexts.entry(device.source).domain_id();
+            let domain = contexts.domain_of(device.source);
             if !contexts.silence(device.source, silent) {
                 return Ok(());
             }
             let changed = Descriptor::Context { domain, source: device.source };
-            unit.invalidate(&self.machine, [changed].into_iter())
+            let process = unit.process_entry(domain);
+            unit.invalidate(&self.machine, [Some(changed), process].into_iter().flatten())
                 .map_err(|error| InvalidationError { base: unit.base(), error })
         })
     }

@@ -47,6 +47,7 @@ mod interrupts;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod translation;
 
 use alloc::vec::Vec;
 
@@ -57,6 +58,9 @@ pub use domain::{DomainId, DomainRequest};
 pub use error::{AttachError, BringUpError, DomainError, InterruptError, InvalidationError};
 pub use faults::{Drained, FaultReport};
 pub use interrupts::{Delivery, Handle, Interrupts, Origin};
+pub use translation::Stage;
+
+pub use crate::unit::{Mode, ModeChoice};
 
 use crate::address::PciAddress;
 use crate::dmar::{Coverage, ReservedRange};

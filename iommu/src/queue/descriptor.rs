@@ -1,5 +1,5 @@
-//! Invalidation descriptors of 128 bits (VT-d section 6.5.2). Every bit that a descriptor does not name is reserved
-//! and 0: a set one stops the queue.
+//! Invalidation descriptors (VT-d section 6.5.2). Every bit that a descriptor does not name is reserved and 0: a set one
+//! stops the queue. In a queue of 256-bit descriptors, bits 255:128 of all kinds here are 0.
 
 use crate::address::{HostPhysical, Iova, PAGE_SIZE, SourceId};
 use crate::layout::layout;
@@ -105,6 +105,40 @@ layout! {
     }
 }
 
+layout! {
+    /// Kind 6: translations of a process, in the first stage or passed through.
+    pub struct ProcessTranslationWords(u128) {
+        /// 6.
+        kind, with_kind: [3:0];
+        /// 2 the whole process, 3 pages.
+        granularity, with_granularity: [5:4];
+        /// The domain.
+        domain, with_domain: [31:16];
+        /// The process id.
+        process, with_process: [51:32];
+        /// The base-2 logarithm of the number of pages.
+        address_mask, with_address_mask: [69:64];
+        /// Entries that are not leaves did not change.
+        leaves_only, with_leaves_only: [70];
+        /// The page number.
+        page, with_page: [127:76];
+    }
+}
+
+layout! {
+    /// Kind 7: entries of process directories and tables.
+    pub struct ProcessCacheWords(u128) {
+        /// 7.
+        kind, with_kind: [3:0];
+        /// 0 one domain, 1 one process, 3 all.
+        granularity, with_granularity: [5:4];
+        /// The domain.
+        domain, with_domain: [31:16];
+        /// The process id.
+        process, with_process: [51:32];
+    }
+}
+
 /// One invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Descriptor {
@@ -145,6 +179,35 @@ pub enum Descriptor {
         first: Iova,
         /// The base-2 logarithm of the number of pages.
         mask: u8,
+    },
+    /// Every process entry. Scalable mode only, as the next three.
+    AllProcesses,
+    /// The process entry of one process of a domain.
+    Process {
+        /// The domain.
+        domain: u16,
+        /// The process id.
+        process: u32,
+    },
+    /// Every translation of a process in the first stage, or passed through.
+    ProcessTranslations {
+        /// The domain.
+        domain: u16,
+        /// The process id.
+        process: u32,
+    },
+    /// The translations of `2^mask` pages of a process in the first stage.
+    ProcessPages {
+        /// The domain.
+        domain: u16,
+        /// The process id.
+        process: u32,
+        /// The first page, aligned to the whole size.
+        first: Iova,
+        /// The base-2 logarithm of the number of pages, at most CAP.MAMV.
+        mask: u8,
+        /// Tables stay: only leaves changed.
+        leaves_only: bool,
     },
     /// Every interrupt-remapping entry.
     AllInterrupts,
@@ -194,15 +257,20 @@ impl Abilities {
         }
     }
 
-    /// The one invalidation that covers `length` bytes from `first` in `domain`: the smallest aligned block of pages,
-    /// or the whole domain where the block is larger than the unit takes.
-    pub fn cover(self, domain: u16, first: Iova, length: u64, leaves_only: bool) -> Descriptor {
-        let block = Block::covering(first, length);
-        match (self.page_mask, block) {
-            (Some(largest), Some(block)) if block.mask <= largest => {
-                Descriptor::Pages { domain, first: block.first, mask: block.mask, leaves_only }
+    /// The one invalidation that covers `length` bytes from `first` of what `whole` invalidates
+    /// ([`Domain`](Descriptor::Domain) or [`ProcessTranslations`](Descriptor::ProcessTranslations)): the smallest
+    /// aligned block of pages, or `whole` where the block is larger than the unit takes.
+    pub fn cover(self, whole: Descriptor, first: Iova, length: u64, leaves_only: bool) -> Descriptor {
+        let block =
+            Block::covering(first, length).filter(|block| self.page_mask.is_some_and(|most| block.mask <= most));
+        match (whole, block) {
+            (Descriptor::Domain { domain }, Some(Block { first, mask })) => {
+                Descriptor::Pages { domain, first, mask, leaves_only }
             }
-            _ => Descriptor::Domain { domain },
+            (Descriptor::ProcessTranslations { domain, process }, Some(Block { first, mask })) => {
+                Descriptor::ProcessPages { domain, process, first, mask, leaves_only }
+            }
+            _ => whole,
         }
     }
 }
@@ -270,6 +338,25 @@ impl Descriptor {
                 .with_range(mask != 0)
                 .with_page(device_tlb_page(first, mask) as u128)
                 .bits(),
+            Self::AllProcesses => ProcessCacheWords::from_bits(7).with_granularity(3).bits(),
+            Self::Process { domain, process } => ProcessCacheWords::from_bits(7)
+                .with_granularity(1)
+                .with_domain(domain as u128)
+                .with_process(process as u128)
+                .bits(),
+            Self::ProcessTranslations { domain, process } => ProcessTranslationWords::from_bits(6)
+                .with_granularity(2)
+                .with_domain(domain as u128)
+                .with_process(process as u128)
+                .bits(),
+            Self::ProcessPages { domain, process, first, mask, leaves_only } => ProcessTranslationWords::from_bits(6)
+                .with_granularity(3)
+                .with_domain(domain as u128)
+                .with_process(process as u128)
+                .with_address_mask(mask as u128)
+                .with_leaves_only(leaves_only)
+                .with_page((first.as_u64() / PAGE_SIZE) as u128)
+                .bits(),
             Self::AllInterrupts => InterruptEntryWords::from_bits(4).bits(),
             Self::Interrupts { first, mask } => InterruptEntryWords::from_bits(4)
                 .with_by_index(true)
@@ -328,6 +415,8 @@ mod tests {
         IotlbWords::check_round_trip();
         DeviceTlbWords::check_round_trip();
         InterruptEntryWords::check_round_trip();
+        ProcessTranslationWords::check_round_trip();
+        ProcessCacheWords::check_round_trip();
         WaitWords::check_round_trip();
     }
 
@@ -365,6 +454,20 @@ mod tests {
                 0x7fff_ffff_ffff_f001,
             ),
             (Descriptor::AllInterrupts, 0x04, 0),
+            (Descriptor::AllProcesses, 0x37, 0),
+            (Descriptor::Process { domain: 7, process: 0x12345 }, 0x0001_2345_0007_0017, 0),
+            (Descriptor::ProcessTranslations { domain: 7, process: 0x12345 }, 0x0001_2345_0007_0026, 0),
+            (
+                Descriptor::ProcessPages {
+                    domain: 7,
+                    process: 3,
+                    first: Iova::new(0x20_0000),
+                    mask: 9,
+                    leaves_only: true,
+                },
+                0x0003_0007_0036,
+                0x20_0049,
+            ),
             (Descriptor::Interrupts { first: 0x1230, mask: 4 }, 0x0000_1230_2000_0014, 0),
         ];
         for (descriptor, low, high) in cases {
@@ -381,11 +484,16 @@ mod tests {
     fn what_a_unit_cannot_take_page_by_page_goes_by_domain() {
         let first = Iova::new(0x4000_0000);
         let pages = Descriptor::Pages { domain: 3, first, mask: 18, leaves_only: false };
-        assert_eq!(PLAIN.cover(3, first, 1 << 30, false), pages);
-        assert_eq!(PLAIN.cover(3, first, (1 << 30) + 1, false), Descriptor::Domain { domain: 3 });
+        let whole = Descriptor::Domain { domain: 3 };
+        assert_eq!(PLAIN.cover(whole, first, 1 << 30, false), pages);
+        assert_eq!(PLAIN.cover(whole, first, (1 << 30) + 1, false), whole);
         let without = Abilities { page_mask: None, ..PLAIN };
-        assert_eq!(without.cover(3, first, 0x1000, false), Descriptor::Domain { domain: 3 });
-        assert_eq!(PLAIN.cover(3, Iova::new(0), u64::MAX, false), Descriptor::Domain { domain: 3 });
+        assert_eq!(without.cover(whole, first, 0x1000, false), whole);
+        assert_eq!(PLAIN.cover(whole, Iova::new(0), u64::MAX, false), whole);
+        let process = Descriptor::ProcessTranslations { domain: 3, process: 0 };
+        let pages = Descriptor::ProcessPages { domain: 3, process: 0, first, mask: 1, leaves_only: true };
+        assert_eq!(PLAIN.cover(process, first, 0x2000, true), pages);
+        assert_eq!(without.cover(process, first, 0x2000, true), process);
     }
 
     #[test]

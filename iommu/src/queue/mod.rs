@@ -11,7 +11,7 @@ pub mod register;
 #[cfg(test)]
 mod tests;
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 pub use descriptor::{Abilities, Block, Descriptor};
 pub use error::{InvalidDescriptor, QueueError};
@@ -24,12 +24,10 @@ use crate::registers::command::{CommandExpired, Commander, Switch};
 use crate::registers::status::{FaultStatus, QueueAddress, QueuePosition};
 use crate::registers::{Wait, Window, map};
 
-/// Descriptors in the queue: one page of 16-byte slots (IQA.QS = 0).
+/// Descriptors in the queue: one page of 16-byte slots (IQA.QS = 0), or two of 32-byte slots (QS = 1).
 const SLOTS: usize = 256;
 /// Descriptors of one chunk, beside its wait and the slot that always stays free (a full queue would look empty).
 const CHUNK: usize = SLOTS - 2;
-/// The frames of a queue: the ring, and the page that the unit writes status words to.
-const FRAMES: usize = 2;
 
 /// The invalidation queue of one unit.
 #[derive(Debug)]
@@ -37,6 +35,8 @@ pub struct Queue<F> {
     frames: F,
     ring: HostPhysical,
     status: HostPhysical,
+    /// Descriptors have 256 bits, as the kinds for processes need.
+    wide: bool,
     tail: usize,
     sequence: u32,
     abilities: Abilities,
@@ -53,11 +53,21 @@ enum Progress {
 }
 
 impl<F: Frames> Queue<F> {
-    /// An empty queue. The unit does not know of it yet.
-    pub fn new(frames: F, abilities: Abilities) -> Result<Self, OutOfFrames> {
-        let ring = frames.allocate(FRAMES)?;
-        let status = HostPhysical::new(ring.as_u64() + PAGE_SIZE);
-        Ok(Self { frames, ring, status, tail: 0, sequence: 0, abilities, dead: false })
+    /// An empty queue. The unit does not know of it yet. `wide`: of 256-bit descriptors, which only units with scalable
+    /// mode take.
+    pub fn new(frames: F, abilities: Abilities, wide: bool) -> Result<Self, OutOfFrames> {
+        let ring = frames.allocate(Self::frame_count(wide))?;
+        let status = HostPhysical::new(ring.as_u64() + PAGE_SIZE * Self::ring_pages(wide));
+        Ok(Self { frames, ring, status, wide, tail: 0, sequence: 0, abilities, dead: false })
+    }
+
+    const fn ring_pages(wide: bool) -> u64 {
+        if wide { 2 } else { 1 }
+    }
+
+    /// The ring, and the page that the unit writes status words to; a power of two.
+    const fn frame_count(wide: bool) -> usize {
+        if wide { 4 } else { 2 }
     }
 
     /// How many descriptors it holds.
@@ -79,7 +89,11 @@ impl<F: Frames> Queue<F> {
     ) -> Result<(), CommandExpired> {
         self.tail = 0;
         window.write(map::QUEUE_TAIL, QueuePosition::default());
-        window.write(map::QUEUE_ADDRESS, QueueAddress::default().with_frame(self.ring.as_u64() / PAGE_SIZE));
+        let address = QueueAddress::default()
+            .with_size(u64::from(self.wide))
+            .with_wide(self.wide)
+            .with_frame(self.ring.as_u64() / PAGE_SIZE);
+        window.write(map::QUEUE_ADDRESS, address);
         commander.set(window, clock, Switch::QueuedInvalidation, true)
     }
 
@@ -130,7 +144,7 @@ impl<F: Frames> Queue<F> {
 
     /// Gives the frames back. The unit's queue must be off.
     pub fn release(self) {
-        self.frames.free(self.ring, FRAMES);
+        self.frames.free(self.ring, Self::frame_count(self.wide));
     }
 
     fn run<R: Registers>(
@@ -162,22 +176,39 @@ impl<F: Frames> Queue<F> {
         self.tail = (self.tail + 1) % SLOTS;
     }
 
+    /// The first two words of a slot; those of a wide one behind them are always 0.
+    fn slot(&self, slot: usize) -> Option<&[AtomicU64; 2]> {
+        let offset = slot as u64 * self.slot_bytes();
+        let frame = HostPhysical::new(self.ring.as_u64() + offset / PAGE_SIZE * PAGE_SIZE);
+        self.frames.words(frame).as_chunks::<2>().0.get((offset % PAGE_SIZE / 16) as usize)
+    }
+
+    const fn slot_bytes(&self) -> u64 {
+        if self.wide { 32 } else { 16 }
+    }
+
     fn put(&self, slot: usize, words: Words) {
-        if let Some(pair) = self.frames.words(self.ring).as_chunks::<2>().0.get(slot) {
+        if let Some(pair) = self.slot(slot) {
             pair[0].store(words.bits() as u64, Ordering::Relaxed);
             pair[1].store((words.bits() >> 64) as u64, Ordering::Release);
         }
     }
 
     fn get(&self, slot: usize) -> Words {
-        self.frames.words(self.ring).as_chunks::<2>().0.get(slot).map_or(Words::default(), |pair| {
+        self.slot(slot).map_or(Words::default(), |pair| {
             let (low, high) = (pair[0].load(Ordering::Acquire), pair[1].load(Ordering::Acquire));
             Words::from_bits(u128::from(high) << 64 | u128::from(low))
         })
     }
 
+    /// The slot that the unit stands at.
+    fn head<R: Registers>(&self, window: &Window<R>) -> usize {
+        (window.read(map::QUEUE_HEAD).slot() * 16 / self.slot_bytes()) as usize
+    }
+
     fn write_tail<R: Registers>(&self, window: &Window<R>) {
-        window.write(map::QUEUE_TAIL, QueuePosition::default().with_slot(self.tail as u64));
+        let tail = self.tail as u64 * self.slot_bytes() / 16;
+        window.write(map::QUEUE_TAIL, QueuePosition::default().with_slot(tail));
     }
 
     fn is_done(&self) -> bool {
@@ -207,7 +238,7 @@ impl<F: Frames> Queue<F> {
             let record = window.read(map::QUEUE_ERROR_RECORD);
             take_wrong_answer(window, status, first_error);
             if status.queue_error() {
-                let head = window.read(map::QUEUE_HEAD).slot() as usize;
+                let head = self.head(window);
                 let refused = self.get(head);
                 let reason = InvalidDescriptor::from_code(record.info());
                 first_error.get_or_insert(QueueError::Refused { descriptor: refused.bits(), reason });
@@ -237,7 +268,7 @@ impl<F: Frames> Queue<F> {
                 if window.read(map::FAULT_STATUS).time_out() {
                     window.clear(map::FAULT_STATUS, FaultStatus::default().with_time_out(true));
                 }
-                (window.read(map::QUEUE_HEAD).slot() as usize == self.tail).then_some(Progress::TimedOut)
+                (self.head(window) == self.tail).then_some(Progress::TimedOut)
             })
             .map_err(|wait| QueueError::Expired { head: window.read(map::QUEUE_HEAD), wait })
     }

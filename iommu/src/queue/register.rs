@@ -127,10 +127,14 @@ impl InvalidationRegisters {
                 window.write(self.address, address);
                 self.translations(window, clock, pages.with_granularity(3).with_domain(domain.into()))
             }
-            // Such units remap no interrupts and serve no device TLBs.
-            Descriptor::DeviceTlb { .. } | Descriptor::AllInterrupts | Descriptor::Interrupts { .. } => {
-                Err(QueueError::NeedsQueue)
-            }
+            // Such units remap no interrupts, serve no device TLBs, and have no scalable mode.
+            Descriptor::DeviceTlb { .. }
+            | Descriptor::AllInterrupts
+            | Descriptor::Interrupts { .. }
+            | Descriptor::AllProcesses
+            | Descriptor::Process { .. }
+            | Descriptor::ProcessTranslations { .. }
+            | Descriptor::ProcessPages { .. } => Err(QueueError::NeedsQueue),
         }
     }
 

@@ -27,13 +27,18 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_of(false)
+}
+
+fn bench_of(wide: bool) -> Bench {
     let memory = Memory::new(8);
-    let unit = TestUnit::new(memory.clone(), DEFAULT_CAPABILITY, DEFAULT_EXTENDED);
+    // SMTS, which descriptors of 256 bits need.
+    let unit = TestUnit::new(memory.clone(), DEFAULT_CAPABILITY, DEFAULT_EXTENDED | 1 << 43);
     let window = Window::new(unit.clone());
     let clock = Ticks(Cell::new(0));
     let abilities =
         Abilities::of(Capability::from_bits(DEFAULT_CAPABILITY), ExtendedCapability::from_bits(DEFAULT_EXTENDED));
-    let mut queue = Queue::new(memory.clone(), abilities).unwrap();
+    let mut queue = Queue::new(memory.clone(), abilities, wide).unwrap();
     queue.enable(&window, &clock, &mut Commander::new()).unwrap();
     unit.events();
     Bench { memory, unit, window, clock, queue }
@@ -93,6 +98,26 @@ fn the_ring_goes_round_many_times() {
         bench.submit(&[domain(turn), domain(turn)]).unwrap();
     }
     assert_eq!(bench.tails(), 1000);
+}
+
+/// Descriptors of 256 bits: the ring has two pages, and the status word lies behind them.
+#[test]
+fn a_wide_ring_goes_round_and_recovers_as_a_narrow_one() {
+    let mut bench = bench_of(true);
+    let batch: Vec<_> = (0..1000).map(domain).collect();
+    bench.submit(&batch).unwrap();
+    bench.unit.set_trouble(Some(Trouble::Refuse(4)));
+    for _ in 0..200 {
+        let refused = QueueError::Refused { descriptor: 4, reason: InvalidDescriptor::Kind };
+        assert_eq!(bench.submit(&[domain(1), Descriptor::AllInterrupts, domain(2)]), Err(refused));
+    }
+    bench.unit.set_trouble(None);
+    bench.submit(&[Descriptor::Process { domain: 7, process: 0 }]).unwrap();
+    assert_eq!(bench.unit.events().last(), Some(&Event::Taken { kind: 7, granularity: 1, subject: 7 }));
+    bench.queue.disable(&bench.window, &bench.clock, &mut Commander::new()).unwrap();
+    assert_eq!(bench.unit.violations(), Vec::<std::string::String>::new());
+    bench.queue.release();
+    assert_eq!(bench.memory.in_use(), 0);
 }
 
 #[test]

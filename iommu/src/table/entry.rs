@@ -80,6 +80,16 @@ impl ContextEntry {
             .with_domain(domain as u128)
     }
 
+    /// The entry that lets requests through untranslated (needs ECAP.PT). The width must be the widest that the unit
+    /// has, `levels` its most.
+    pub const fn passing_through(levels: u8, domain: u16) -> Self {
+        Self::from_bits(0)
+            .with_present(true)
+            .with_translation_type(2)
+            .with_width_code(levels.saturating_sub(2) as u128)
+            .with_domain(domain as u128)
+    }
+
     /// The domain's id.
     pub const fn domain_id(self) -> u16 {
         self.domain() as u16
@@ -104,6 +114,7 @@ mod tests {
         assert_eq!(entry.bits(), 0x00be_ef02_0000_0000_1234_5005);
         let entry = ContextEntry::translating(HostPhysical::new(0x1234_5000), 3, 1, Translation::Untranslated);
         assert_eq!(entry.bits(), 0x0000_0101_0000_0000_1234_5001);
+        assert_eq!(ContextEntry::passing_through(5, 7).bits(), 0x0000_0703_0000_0000_0000_0009);
         assert_eq!(RootEntry::to(HostPhysical::new(0x7000)).bits(), 0x7001);
         assert_eq!(RootEntry::from_bits(0x7001).table(), Some(HostPhysical::new(0x7000)));
         assert_eq!(RootEntry::from_bits(0x7000).table(), None);

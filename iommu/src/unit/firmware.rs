@@ -19,7 +19,7 @@ impl<M: Machine> Unit<M> {
     pub(crate) fn take_over(&self, machine: &M, must_stay_blocked: bool) -> Result<(), UnitError> {
         let status = self.window.read(map::GLOBAL_STATUS);
         let mode = self.window.read(map::ROOT_TABLE_ADDRESS).mode() as u8;
-        if status.translation() && mode != 0 && must_stay_blocked && !self.can_protect_all_memory() {
+        if status.translation() && mode != self.mode.code() && must_stay_blocked && !self.can_protect_all_memory() {
             return Err(UnitError::Gap { mode });
         }
         self.mask_faults();
@@ -49,7 +49,7 @@ impl<M: Machine> Unit<M> {
     /// the protected memory ranges block all DMA meanwhile, where the unit has them.
     fn take_over_translation(&self, machine: &M, mode: u8) -> Result<(), UnitError> {
         let base = self.base;
-        if mode == 0 {
+        if mode == self.mode.code() {
             info!("unit {base}: firmware left DMA remapping on; its tables are replaced without a gap");
             return Ok(());
         }

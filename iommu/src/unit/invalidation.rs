@@ -15,9 +15,15 @@ pub(super) enum Invalidation<F> {
 
 impl<F: Frames> Invalidation<F> {
     /// By queue wherever there is one: interrupt entries and device TLBs can be invalidated in no other way.
-    pub(super) fn new(frames: F, extended: ExtendedCapability, abilities: Abilities) -> Result<Self, OutOfFrames> {
+    /// `wide`: the queue's descriptors have 256 bits.
+    pub(super) fn new(
+        frames: F,
+        extended: ExtendedCapability,
+        abilities: Abilities,
+        wide: bool,
+    ) -> Result<Self, OutOfFrames> {
         if extended.queued_invalidation() {
-            Queue::new(frames, abilities).map(Self::Queue)
+            Queue::new(frames, abilities, wide).map(Self::Queue)
         } else {
             Ok(Self::Registers(InvalidationRegisters::new(extended, abilities)))
         }

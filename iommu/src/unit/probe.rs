@@ -147,6 +147,13 @@ pub(crate) fn page_sizes(capability: Capability) -> PageSizes {
     sizes
 }
 
+/// The leaves beyond 4 KiB that a unit's first stage takes.
+pub(crate) fn first_stage_sizes(capability: Capability) -> PageSizes {
+    let mut sizes = PageSizes::TWO_MEBIBYTES;
+    sizes.set(PageSizes::ONE_GIBIBYTE, capability.first_stage_1g());
+    sizes
+}
+
 /// Every number of levels, deepest first.
 pub(crate) const ALL_LEVELS: [Levels; 3] = [Levels::Five, Levels::Four, Levels::Three];
 
@@ -158,7 +165,9 @@ fn judge(version: Version, capability: Capability, extended: ExtendedCapability)
     if !extended.queued_invalidation() && version.major() >= 6 {
         return Err(UnitError::NoQueue);
     }
-    if !ALL_LEVELS.iter().any(|levels| capability.walks_levels(levels.count())) || capability.maximum_width() < 13 {
+    let walks = ALL_LEVELS.iter().any(|levels| capability.walks_levels(levels.count()));
+    let first_stage = extended.scalable_mode() && extended.first_stage() && extended.queued_invalidation();
+    if !(walks || first_stage) || capability.maximum_width() < 13 {
         return Err(UnitError::Widths { sagaw: capability.adjusted_widths() as u8, width: capability.maximum_width() });
     }
     Ok(())

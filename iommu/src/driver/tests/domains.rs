@@ -139,7 +139,8 @@ fn a_write_buffer_is_flushed_after_each_addition() {
 fn the_table_is_as_wide_as_the_units_allow() {
     let level = |capability, extended, bits| {
         let (machine, driver) = started(capability, extended);
-        let domain = driver.create_domain(&DomainRequest { devices: &[DEVICE], address_bits: bits })?;
+        let domain =
+            driver.create_domain(&DomainRequest { address_bits: bits, ..DomainRequest::for_devices(&[DEVICE]) })?;
         let last = |bits: u32| driver.map(domain, Iova::new((1 << bits) - 0x1000), HOST, 0x1000, RW).is_ok();
         let widest = (30..64).filter(|bits| last(*bits)).max().unwrap();
         driver.attach(domain, DEVICE, &[]).unwrap();

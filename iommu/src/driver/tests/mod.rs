@@ -20,6 +20,7 @@ mod bring_up;
 mod domains;
 mod faults;
 mod interrupts;
+mod scalable;
 
 const TE: u32 = 1 << 31;
 const SRTP: u32 = 1 << 30;
@@ -35,7 +36,13 @@ const ECAP_QI: u64 = 1 << 1;
 const ECAP_DT: u64 = 1 << 2;
 const ECAP_IR: u64 = 1 << 3;
 const ECAP_EIM: u64 = 1 << 4;
+const ECAP_PT: u64 = 1 << 6;
 const ECAP_SC: u64 = 1 << 7;
+const ECAP_SMTS: u64 = 1 << 43;
+const ECAP_SSADS: u64 = 1 << 45;
+const ECAP_SSTS: u64 = 1 << 46;
+const ECAP_FSTS: u64 = 1 << 47;
+const ECAP_SMPWCS: u64 = 1 << 48;
 
 const DEVICE: PciAddress = PciAddress::new(0, 1, 0, 0);
 const OTHER: PciAddress = PciAddress::new(0, 2, 0, 0);

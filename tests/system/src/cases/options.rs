@@ -9,7 +9,7 @@ use crate::case::{Case, Pattern};
 use crate::machine::Hardware;
 
 /// The name, the unit's options, and what the log must say of it.
-const UNITS: [(&str, &str, &str); 8] = [
+const UNITS: [(&str, &str, &str); 11] = [
     ("unit-39-bits", "intremap=on,eim=on,aw-bits=39", "addresses of 39 bits, tables of 3 levels"),
     ("unit-48-bits", "intremap=on,eim=on,aw-bits=48", "addresses of 48 bits, tables of 3 4 levels"),
     ("unit-caching-mode", "intremap=on,eim=on,caching-mode=on", "(CM=1)"),
@@ -17,6 +17,9 @@ const UNITS: [(&str, &str, &str); 8] = [
     ("unit-no-pass-through", "intremap=on,eim=on,pt=off", "(PT=0)"),
     ("unit-device-iotlb", "intremap=on,eim=on,device-iotlb=on", "(DT=1)"),
     ("unit-no-extended-interrupts", "intremap=on,eim=off", "xAPIC"),
+    ("unit-scalable-mode", "intremap=on,eim=on,x-scalable-mode=on", "scalable mode, since the unit has it (SMTS=1)"),
+    ("unit-scalable-caching-mode", "intremap=on,eim=on,caching-mode=on,x-scalable-mode=on", ": second stage, 4 levels"),
+    ("unit-first-stage", "intremap=on,eim=on,x-scalable-mode=on,x-flts=on", ": first stage, 4 levels"),
     ("unit-no-drain", "intremap=on,eim=on,dma-drain=off", "do not wait for reads under way (DWD=0, DRD=0)"),
 ];
 
