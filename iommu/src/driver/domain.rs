@@ -325,25 +325,34 @@ impl<M: Machine> Driver<M> {
         self.unmap_ranges(domain, &[(iova, length)])
     }
 
-    /// [`unmap`](Self::unmap) of several ranges, with one submission for all of them.
+    /// [`unmap`](Self::unmap) of several ranges, with one submission for all of them. After a refusal, all of them are
+    /// mapped as before.
     pub fn unmap_ranges(&self, domain: DomainId, ranges: &[(Iova, u64)]) -> Result<u64, DomainError> {
         self.with_domain(domain, |this| {
+            let frames = self.machine.frames();
             let Some(table) = &mut this.table else { return Err(DomainError::Unknown { domain }) };
+            let whole = DomainError::PassThrough { domain };
+            let mut changed = Vec::with_capacity(1 + ranges.len());
+            // One range takes what it needs by itself; for several, everything that can fail comes first.
             let mut taken: Option<Gathered> = None;
-            let mut changed = Vec::with_capacity(ranges.len());
+            let mut take = |gathered: Gathered| {
+                if !gathered.is_empty() {
+                    changed.push((gathered.range(), gathered.links_changed()));
+                }
+                match &mut taken {
+                    Some(taken) => taken.merge(gathered, frames),
+                    None => taken = Some(gathered),
+                }
+            };
+            if ranges.len() > 1 {
+                let wanted = ranges.iter().map(|(iova, length)| (iova.as_u64(), *length));
+                take(table.isolate_all(wanted).ok_or(whole)?.map_err(DomainError::Change)?);
+            }
             let mut refused = Ok(());
             for (iova, length) in ranges {
-                match table.unmap(*iova, *length).ok_or(DomainError::PassThrough { domain })? {
-                    Ok(gathered) => {
-                        if !gathered.is_empty() {
-                            changed.push((gathered.range(), gathered.links_changed()));
-                        }
-                        match &mut taken {
-                            Some(taken) => taken.merge(gathered, self.machine.frames()),
-                            None => taken = Some(gathered),
-                        }
-                    }
-                    // What went before is taken back all the same.
+                match table.unmap(*iova, *length).ok_or(whole)? {
+                    Ok(gathered) => take(gathered),
+                    // Only the first of one range can get here; what went before is taken back all the same.
                     Err(error) => {
                         refused = Err(DomainError::Change(error));
                         break;

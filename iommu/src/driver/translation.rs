@@ -51,6 +51,13 @@ impl<F: Frames> Translation<F> {
         either!(self, table => Some(table.map(iova.as_u64(), host, length, permissions)), None)
     }
 
+    pub(super) fn isolate_all(
+        &mut self,
+        ranges: impl Iterator<Item = (u64, u64)> + Clone,
+    ) -> Option<Result<Gathered, ChangeError>> {
+        either!(self, table => Some(table.isolate_all(ranges)), None)
+    }
+
     pub(super) fn unmap(&mut self, iova: Iova, length: u64) -> Option<Result<Gathered, ChangeError>> {
         either!(self, table => Some(table.unmap(iova.as_u64(), length)), None)
     }

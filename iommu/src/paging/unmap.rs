@@ -31,6 +31,33 @@ impl<F: Format, M: Frames> Table<F, M> {
         }
     }
 
+    /// Makes every range end at ends of leaves on both sides, so that unmapping them afterwards cannot fail. Nothing is
+    /// unmapped; readers may use what they cached of the large pages that were split until the caller's invalidation.
+    /// After an error the table is what it was: the frames for all splits are taken before the first.
+    pub fn isolate_all(&mut self, ranges: impl Iterator<Item = (u64, u64)> + Clone) -> Result<Gathered, ChangeError> {
+        let mut needed = 0;
+        for (input, length) in ranges.clone() {
+            let end = self.check_range(input, length)?;
+            let place = self.place(input, end - 1);
+            needed += self.splits(&place, input, end);
+        }
+        let mut gathered = Gathered::new();
+        if needed == 0 {
+            return Ok(gathered);
+        }
+        let mut places = alloc::vec::Vec::new();
+        for (input, length) in ranges {
+            places.push((self.place(input, input + (length - 1)), input, input + length));
+        }
+        // Ranges in one large page are counted once for each: what is too much goes back.
+        let mut reserve = Reserve::take(&self.frames, needed)?;
+        for (place, start, end) in &places {
+            self.split_at(place, *start, &mut reserve, &mut gathered);
+            self.split_at(place, *end, &mut reserve, &mut gathered);
+        }
+        Ok(gathered)
+    }
+
     /// The common case, leaves of one table and no hole among them; `None` where it is not this.
     #[inline(always)]
     fn unmap_leaves(&mut self, place: &Place, input: u64, length: u64) -> Option<Gathered> {
@@ -83,6 +110,18 @@ impl<F: Format, M: Frames> Table<F, M> {
     }
 
     fn isolate_inside(&self, place: &Place, start: u64, end: u64, gathered: &mut Gathered) -> Result<(), ChangeError> {
+        let needed = self.splits(place, start, end);
+        if needed == 0 {
+            return Ok(());
+        }
+        let mut reserve = Reserve::take(&self.frames, needed)?;
+        self.split_at(place, start, &mut reserve, gathered);
+        self.split_at(place, end, &mut reserve, gathered);
+        Ok(())
+    }
+
+    /// How many large pages have an end of `[start, end)` inside: each needs a table.
+    fn splits(&self, place: &Place, start: u64, end: u64) -> u64 {
         let at_start = self.straddler(place, start);
         let at_end = self.straddler(place, end);
         // One table for each level at which a boundary lies inside a page, once where both lie in the same.
@@ -94,13 +133,7 @@ impl<F: Format, M: Frames> Table<F, M> {
             let same = first && second && start >> entry::shift(level) == end >> entry::shift(level);
             needed += u64::from(first) + u64::from(second) - u64::from(same);
         }
-        if needed == 0 {
-            return Ok(());
-        }
-        let mut reserve = Reserve::take(&self.frames, needed)?;
-        self.split_at(place, start, &mut reserve, gathered);
-        self.split_at(place, end, &mut reserve, gathered);
-        Ok(())
+        needed
     }
 
     /// The level of the leaf that has `boundary` inside; 1 when none has.

@@ -18,6 +18,7 @@ use crate::unit::UnitError;
 mod attachments;
 mod bring_up;
 mod domains;
+mod fail_nth;
 mod faults;
 mod interrupts;
 mod scalable;
