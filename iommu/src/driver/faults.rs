@@ -1,11 +1,13 @@
 //! Faults of all units: taken, attributed, counted, and answered.
 
+use alloc::vec::Vec;
+
 use log::warn;
 
 use crate::address::{HostPhysical, PciAddress};
 use crate::door::Machine;
 use crate::driver::{AttachError, BringUpError, DomainId, Driver, InvalidationError};
-use crate::fault::{Action, Fault};
+use crate::fault::{Action, Fault, Reason};
 use crate::queue::Descriptor;
 use crate::unit::Unit;
 
@@ -94,6 +96,11 @@ impl<M: Machine> Driver<M> {
         self.machine.without_interrupts(|| self.ledger.lock().ever(device))
     }
 
+    /// How often `device` has faulted under its owner, for each of the first few reasons that it had.
+    pub fn fault_reasons(&self, device: PciAddress) -> Vec<(Reason, u64)> {
+        self.machine.without_interrupts(|| self.ledger.lock().reasons(device).collect())
+    }
+
     /// Whether `device` faulted so often that it was silenced, and was not released since.
     pub fn is_silenced(&self, device: PciAddress) -> bool {
         self.machine.without_interrupts(|| self.ledger.lock().is_silenced(device))
@@ -115,7 +122,7 @@ impl<M: Machine> Driver<M> {
         let domain = self.domain_of(device);
         let (action, total) = self.machine.without_interrupts(|| {
             let mut ledger = self.ledger.lock();
-            (ledger.count(device, domain.map(DomainId::as_u16), now), ledger.total(device))
+            (ledger.count(device, domain.map(DomainId::as_u16), fault.reason, now), ledger.total(device))
         });
         let (unreported, silenced) = match action {
             Action::Count => return None,

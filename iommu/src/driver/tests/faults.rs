@@ -25,6 +25,9 @@ fn faults_are_attributed_and_cleared() {
     assert_eq!((drained.taken, drained.overflows), (4, 1));
     assert_eq!(driver.drain_faults(|_| ()).overflows, 0);
     assert_eq!(driver.faults_of(OTHER), 5);
+    let reasons: Vec<_> =
+        driver.fault_reasons(DEVICE).into_iter().map(|(reason, times)| (reason.code(), times)).collect();
+    assert_eq!(reasons, [(5, 1)]);
 }
 
 #[test]
