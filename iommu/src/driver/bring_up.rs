@@ -10,7 +10,9 @@ use crate::address::{HostPhysical, Iova, PciAddress};
 use crate::dmar::{Buses, Coverage, Dmar, Flags, ReservedRange};
 use crate::door::Machine;
 use crate::driver::registry::Registry;
-use crate::driver::{BringUpError, DomainRequest, Driver, InterruptRemapping, NoInterruptRemapping};
+use crate::driver::{
+    BringUpError, DomainRequest, Driver, InterruptRemapping, NoInterruptRemapping, NoPosting, Posting,
+};
 use crate::fault::{Ledger, Limits};
 use crate::interrupt::entry::DestinationFormat;
 use crate::paging::Permissions;
@@ -40,6 +42,9 @@ pub struct Options {
     pub fault_limits: Limits,
     /// Legacy or scalable mode.
     pub mode: ModeChoice,
+    /// The processors take posted interrupts (VMX's "process posted interrupts"). If not, none is posted, whatever the
+    /// units can.
+    pub processors_post: bool,
 }
 
 impl Default for Options {
@@ -53,6 +58,7 @@ impl Default for Options {
             honour_reserved_memory: true,
             fault_limits: Limits::default(),
             mode: ModeChoice::ByCapability,
+            processors_post: true,
         }
     }
 }
@@ -226,6 +232,14 @@ fn choose_interrupts<M: Machine>(dmar: &Dmar, probes: &[Probe<M>], options: &Opt
             DestinationFormat::XApic
         }
     };
-    let posting = probes.iter().all(|probe| probe.capability().posted_interrupts());
+    let posting = match probes.iter().find(|probe| !probe.capability().posted_interrupts()) {
+        _ if !options.processors_post => Posting::Off(NoPosting::Processors),
+        Some(probe) => Posting::Off(NoPosting::Unit { base: probe.base() }),
+        None => Posting::On,
+    };
+    match posting {
+        Posting::On => info!("interrupts can be posted"),
+        Posting::Off(reason) => info!("interrupts are not posted, since {reason}; they go to host vectors"),
+    }
     InterruptRemapping::On { format, posting }
 }

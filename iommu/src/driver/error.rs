@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::address::{HostPhysical, PciAddress, SourceId};
 use crate::door::OutOfFrames;
-use crate::driver::{DomainId, NoInterruptRemapping, Stage};
+use crate::driver::{DomainId, NoInterruptRemapping, NoPosting, Stage};
 use crate::paging::{BuildError, ChangeError, MapError};
 use crate::queue::QueueError;
 use crate::unit::UnitError;
@@ -277,11 +277,8 @@ pub enum InterruptError {
         /// The vector.
         vector: u8,
     },
-    /// The unit cannot post interrupts.
-    NoPosting {
-        /// Its registers.
-        base: HostPhysical,
-    },
+    /// Interrupts are not posted.
+    NoPosting(NoPosting),
     /// A posted-interrupt descriptor is aligned to 64 bytes.
     Misaligned {
         /// The address.
@@ -311,8 +308,8 @@ impl fmt::Display for InterruptError {
                 "APIC id {apic_id:#x} cannot be named by the unit's interrupt entries; choose a processor below 255"
             ),
             Self::Vector { vector } => write!(f, "vector {vector} is an exception's; interrupts have 16 to 255"),
-            Self::NoPosting { base } => {
-                write!(f, "the unit at {base} cannot post interrupts (CAP.PI = 0); deliver to a host vector instead")
+            Self::NoPosting(reason) => {
+                write!(f, "this interrupt cannot be posted: {reason}; deliver to a host vector instead")
             }
             Self::Misaligned { descriptor } => {
                 write!(f, "a posted-interrupt descriptor at {descriptor} is not aligned to 64 bytes")

@@ -5,7 +5,7 @@
 
 use crate::address::{HostPhysical, PciAddress};
 use crate::door::Machine;
-use crate::driver::{Driver, InterruptError, InterruptRemapping, InvalidationError};
+use crate::driver::{Driver, InterruptError, InterruptRemapping, InvalidationError, Posting};
 use crate::interrupt::entry::{Entry, Source, Trigger};
 use crate::interrupt::message::{Message, RedirectionEntry};
 use crate::queue::Descriptor;
@@ -46,7 +46,8 @@ pub enum Delivery {
         /// Edge for MSI and MSI-X.
         trigger: Trigger,
     },
-    /// Into a posted-interrupt descriptor. Only where [`InterruptRemapping::On`] says `posting`.
+    /// Into a posted-interrupt descriptor. Only where [`InterruptRemapping::On`] says
+    /// [`Posting::On`].
     Posted {
         /// The descriptor, aligned to 64 bytes; it stays where it is until the entry is masked or freed.
         descriptor: HostPhysical,
@@ -126,8 +127,8 @@ impl<M: Machine> Interrupts<'_, M> {
                 Entry::remapped(handle.source, destination, vector, trigger)
             }
             Delivery::Posted { descriptor, vector, urgent } => {
-                if !unit.capability().posted_interrupts() {
-                    return Err(InterruptError::NoPosting { base: unit.base() });
+                if let InterruptRemapping::On { posting: Posting::Off(reason), .. } = self.driver.interrupt_remapping {
+                    return Err(InterruptError::NoPosting(reason));
                 }
                 if !descriptor.is_aligned(64) {
                     return Err(InterruptError::Misaligned { descriptor });

@@ -78,11 +78,41 @@ pub enum InterruptRemapping {
     On {
         /// How wide destinations are.
         format: DestinationFormat,
-        /// Every unit can post.
-        posting: bool,
+        /// Whether they can be posted.
+        posting: Posting,
     },
     /// Off everywhere.
     Off(NoInterruptRemapping),
+}
+
+/// Whether interrupts can be posted into descriptors, past the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posting {
+    /// By every unit, and the processors take them.
+    On,
+    /// No; interrupts go to host vectors.
+    Off(NoPosting),
+}
+
+/// Why interrupts are not posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPosting {
+    /// The processors take no posted interrupts, as their owner says ([`Options::processors_post`]).
+    Processors,
+    /// A unit cannot (CAP.PI = 0), though the processors could: their own descriptors still serve what software posts.
+    Unit {
+        /// The unit's registers.
+        base: crate::address::HostPhysical,
+    },
+}
+
+impl core::fmt::Display for NoPosting {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Processors => f.write_str("the processors take no posted interrupts"),
+            Self::Unit { base } => write!(f, "the unit at {base} cannot post interrupts (CAP.PI = 0)"),
+        }
+    }
 }
 
 /// Why interrupts are not remapped.

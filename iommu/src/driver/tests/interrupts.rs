@@ -47,7 +47,7 @@ fn interrupts_that_cannot_be_are_refused_by_name() {
     let cases = [
         (0, remapped(255, 0x40), InterruptError::Destination { apic_id: 255 }),
         (0, remapped(0, 15), InterruptError::Vector { vector: 15 }),
-        (0, posted(0x1000), InterruptError::NoPosting { base: HostPhysical::new(0xfed9_0000) }),
+        (0, posted(0x1000), InterruptError::NoPosting(NoPosting::Unit { base: HostPhysical::new(0xfed9_0000) })),
         (2, remapped(0, 0x40), InterruptError::Index { index: 2, count: 2 }),
     ];
     for (index, delivery, error) in cases {
@@ -116,4 +116,30 @@ fn a_block_is_given_back_with_one_submission() {
     interrupts.free(handle).unwrap();
     assert_eq!(machine.unit().events(), [], "nothing was present, nothing to tell");
     machine.assert_no_violations();
+}
+
+/// Processors without posting beside units with it, and the other way round.
+#[test]
+fn posting_is_off_by_name_where_either_side_cannot() {
+    let posting = |capability, processors_post| {
+        let machine = TestMachine::with(capability, 0);
+        let options = Options { processors_post, ..Options::default() };
+        let driver = Driver::bring_up(machine.clone(), &single_unit_table(), &machine, &options).unwrap();
+        let handle = driver.interrupts().allocate(Origin::function(DEVICE), 1).unwrap();
+        let delivery = Delivery::Posted { descriptor: HostPhysical::new(0x1000), vector: 0x40, urgent: false };
+        let programmed = driver.interrupts().program(&handle, 0, delivery);
+        driver.interrupts().free(handle).unwrap();
+        let InterruptRemapping::On { posting, .. } = driver.interrupt_remapping() else { panic!() };
+        assert_eq!(
+            programmed.err(),
+            if let Posting::Off(why) = posting { Some(InterruptError::NoPosting(why)) } else { None }
+        );
+        posting
+    };
+    assert_eq!(posting(CAP_PI, true), Posting::On);
+    assert_eq!(posting(CAP_PI, false), Posting::Off(NoPosting::Processors));
+    let base = HostPhysical::new(0xfed9_0000);
+    assert_eq!(posting(0, true), Posting::Off(NoPosting::Unit { base }));
+    let refused = InterruptError::NoPosting(NoPosting::Unit { base }).to_string();
+    assert!(refused.contains("CAP.PI = 0") && refused.contains("host vector"), "{refused}");
 }
