@@ -1,8 +1,4 @@
-//! A driver for Intel VT-d (Virtualization Technology for Directed I/O).
-//!
-//! The crate holds no assembly, no statics and no fixed address: it reaches the machine through the traits of
-//! [`door`], so it runs the same in a hypervisor and in an ordinary process.
-
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
