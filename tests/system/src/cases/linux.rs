@@ -31,11 +31,13 @@ fn the_demo() -> Case {
     )
 }
 
-/// Linux with two virtual CPUs and a disk.
+/// Linux with two virtual CPUs and a disk. Not on CPU 0: in QEMU's TCG whoever restores x87 state on another CPU, as
+/// Linux does when it switches between processes, may break the first one's while that enters or leaves a guest.
 fn two_cpus() -> Case {
-    let vms = [linux("linux", "0, 1", "postern.task=disk", &format!("devices = [\"{NVME}\", \"{E1000E}\"]"))];
+    let vms = [linux("linux", "1, 2", "postern.task=disk", &format!("devices = [\"{NVME}\", \"{E1000E}\"]"))];
+    let hardware = Hardware { cpus: 3, ..Hardware::default() };
     Case::new("linux-two-cpus", configuration(&vms))
-        .on(Hardware::default().e1000e())
+        .on(hardware.e1000e())
         .with_disk(3)
         .expect(Pattern::guest("linux", "result cpus=2 kernel_errors=0"))
         .check(disk_was_read)
