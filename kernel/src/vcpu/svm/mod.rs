@@ -12,6 +12,7 @@ mod machine;
 mod permissions;
 mod rules;
 mod vmcb;
+mod window;
 
 use core::ptr::NonNull;
 
@@ -31,11 +32,6 @@ use crate::memory::{self, Owner};
 /// EFER: SVM is on. VMRUN wants it in the guest's EFER too; a guest does not see it.
 const EFER_SVME: u64 = 1 << 12;
 
-/// Intercepted writes: CR4. CR0 by the selective intercept, which leaves TS alone. CR reads never: the emulator
-/// reports reads of CR2, CR3 and CR4 as CR0's.
-const CR_WRITES: u16 = 1 << 4;
-/// CR8, while an interrupt waits for it to fall.
-const CR8_WRITES: u16 = 1 << 8;
 /// Intercepted writes: DR4 to DR7, which can fault.
 const DR_WRITES: u16 = 0xf0;
 /// Intercepted exceptions: #DB and #AC, whose endless delivery would keep the processor from every interrupt, and #MC.
@@ -67,6 +63,15 @@ const SECOND: u32 = second::VMRUN
     | second::XSETBV
     | second::READ_PROCESSOR_REGISTER;
 
+/// What EFER holds while the guest runs. LME without paging has no effect but on the write of CR0 that switches paging
+/// on, which is intercepted, so it is left out then. QEMU's TCG (seen in 10.0) switches paging on for the host at #VMEXIT
+/// with the guest's EFER still there, and where that has LME while the guest's CR4 has no PAE, leaves it off: the host
+/// goes on without page tables.
+const fn processor_efer(guests: u64, cr0: u64) -> u64 {
+    let unused = if cr0 & bits::CR0_PG == 0 { bits::EFER_LME } else { 0 };
+    guests & !unused | EFER_SVME
+}
+
 /// TLB control: forget all translations; those of this address space.
 const FLUSH_ALL: u32 = 1;
 const FLUSH_OWN: u32 = 3;
@@ -82,6 +87,8 @@ pub struct Svm {
     address_space: AddressSpace,
     features: Features,
     delivery: Delivery,
+    /// EFER as the guest has it; see [`processor_efer`].
+    efer: u64,
 }
 
 // SAFETY: the VMCB is the engine's own; nothing in it is bound to a thread.
@@ -108,9 +115,10 @@ impl Svm {
             address_space: AddressSpace::NONE,
             features,
             delivery: Delivery::new(features.repeats_interrupts),
+            efer: 0,
         };
         let control = &mut engine.vmcb_mut().control;
-        control.cr_write = CR_WRITES;
+        control.cr_write = window::CR_WRITES;
         control.dr_write = DR_WRITES;
         control.exceptions = EXCEPTIONS;
         control.first = FIRST;
@@ -170,6 +178,7 @@ impl VcpuEngine for Svm {
         /// The page-attribute table after reset.
         const PAGE_ATTRIBUTES: u64 = 0x0007_0406_0007_0406;
         self.registers = Registers::default();
+        self.efer = 0;
         // DX has the processor's family, model and stepping.
         self.registers.set_u32(Register::Rdx, core::arch::x86_64::__cpuid_count(1, 0).eax);
         self.watch_interrupt_return(false);
@@ -191,7 +200,7 @@ impl VcpuEngine for Svm {
             save.segments[name as usize] = value;
         }
         save.privilege = 0;
-        save.efer = EFER_SVME;
+        save.efer = processor_efer(0, bits::CR0_ET);
         // Caches are left on: CR0.CD and NW of the manual's reset value only cost time.
         save.cr0 = bits::CR0_ET;
         save.cr3 = 0;
@@ -261,7 +270,7 @@ impl VcpuEngine for Svm {
             SystemRegister::Cr8 => self.vmcb().control.interrupt & interrupt::TASK_PRIORITY,
             SystemRegister::Dr6 => save.dr6,
             SystemRegister::Dr7 => save.dr7,
-            SystemRegister::Efer => save.efer & !EFER_SVME,
+            SystemRegister::Efer => self.efer,
             SystemRegister::Pat => save.page_attributes,
             SystemRegister::SysenterCs => save.sysenter_cs,
             SystemRegister::SysenterEsp => save.sysenter_esp,
@@ -277,6 +286,10 @@ impl VcpuEngine for Svm {
 
     #[inline]
     fn set_system(&mut self, register: SystemRegister, value: u64) {
+        if register == SystemRegister::Efer {
+            self.efer = value;
+        }
+        let efer = self.efer;
         let vmcb = self.vmcb_mut();
         let save = &mut vmcb.save;
         let field = match register {
@@ -286,10 +299,13 @@ impl VcpuEngine for Svm {
                 return;
             }
             SystemRegister::Efer => {
-                save.efer = value | EFER_SVME;
+                save.efer = processor_efer(efer, save.cr0);
                 return;
             }
-            SystemRegister::Cr0 => &mut save.cr0,
+            SystemRegister::Cr0 => {
+                save.efer = processor_efer(efer, value);
+                &mut save.cr0
+            }
             SystemRegister::Cr2 => &mut save.cr2,
             SystemRegister::Cr3 => &mut save.cr3,
             SystemRegister::Cr4 => &mut save.cr4,
@@ -358,30 +374,11 @@ impl VcpuEngine for Svm {
     }
 
     fn open_window(&mut self, vector: Option<u8>) {
-        let control = &mut self.vmcb_mut().control;
-        control.interrupt &=
-            !(interrupt::REQUEST | interrupt::PRIORITY | interrupt::IGNORE_TASK_PRIORITY | interrupt::VECTOR);
-        control.first &= !first::VIRTUAL_INTERRUPT;
-        control.cr_write = CR_WRITES;
-        match vector {
-            // The emulator takes a virtual interrupt whose priority equals CR8 for one that can be delivered, and would
-            // leave the guest for ever; so it is the fall of CR8 that is waited for.
-            Some(vector) if u64::from(vector >> 4) <= control.interrupt & interrupt::TASK_PRIORITY => {
-                control.cr_write |= CR8_WRITES;
-            }
-            Some(vector) => {
-                // A virtual interrupt that is never delivered: its intercept comes first.
-                control.interrupt |= interrupt::REQUEST | u64::from(vector >> 4) << interrupt::PRIORITY_SHIFT;
-                control.first |= first::VIRTUAL_INTERRUPT;
-            }
-            None => {}
-        }
+        window::open(&mut self.vmcb_mut().control, vector);
     }
 
     fn open_external_window(&mut self) {
-        let control = &mut self.vmcb_mut().control;
-        control.interrupt |= interrupt::REQUEST | interrupt::IGNORE_TASK_PRIORITY;
-        control.first |= first::VIRTUAL_INTERRUPT;
+        window::open_external(&mut self.vmcb_mut().control);
     }
 
     fn watch_interrupt_return(&mut self, watch: bool) {
@@ -481,5 +478,17 @@ impl VcpuEngine for Svm {
         // What was to be flushed is; exits on the quick way flush once more, which is never wrong.
         self.vmcb_mut().control.tlb_control = 0;
         self.decode_exit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_mode_is_enabled_only_under_paging() {
+        let guests = bits::EFER_LME | bits::EFER_SCE;
+        assert_eq!(processor_efer(guests, bits::CR0_PE), bits::EFER_SCE | EFER_SVME);
+        assert_eq!(processor_efer(guests, bits::CR0_PE | bits::CR0_PG), guests | EFER_SVME);
     }
 }

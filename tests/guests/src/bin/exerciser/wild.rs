@@ -3,9 +3,11 @@
 use core::arch::asm;
 
 use guest::fault::{Fault, attempt};
-use guest::instructions::{cpuid, in_postern, in8, in16, in32, out8, out16, out32, read_msr, write_msr};
+use guest::instructions::{
+    cpuid, disable_interrupts, enable_interrupts, in_postern, in8, in16, in32, out8, out16, out32, read_msr, write_msr,
+};
 use guest::memory::{Page, Registers};
-use guest::{apic, hypercall};
+use guest::{apic, hypercall, interrupts};
 
 use crate::check::Check;
 
@@ -48,8 +50,91 @@ pub(crate) fn run(check: &mut Check<'_>) {
     addresses(check);
     strings(check);
     single_step(check);
+    lowered_priority(check);
+    modes(check);
     check.that("alive", true);
 }
+
+/// An interrupt waits for the interrupt flag while the task priority moves.
+fn lowered_priority(check: &mut Check<'_>) {
+    const VECTOR: u8 = 0x71;
+    let Some(clock) = check.clock() else { return };
+    disable_interrupts();
+    apic::send_self(VECTOR);
+    for priority in [0u64, 5, 7, 0xF, 3, 0] {
+        // SAFETY: the task priority holds interrupts back and nothing else.
+        unsafe { asm!("mov cr8, {}", in(reg) priority) };
+        cpuid(0, 0);
+    }
+    let held = interrupts::count(VECTOR) == 0;
+    enable_interrupts();
+    check.that("lowered-priority", held && clock.await_for(1000, || interrupts::count(VECTOR) == 1));
+    disable_interrupts();
+}
+
+// From 64-bit mode down to paging off and CR4.PAE off, with EFER.LME on all the while; CPUID there; and back.
+#[cfg(target_os = "none")]
+core::arch::global_asm!(
+    "wild_paging_off:",
+    "push rbx",
+    "push rbp",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "pushfq",
+    "cli",
+    "lea rax, [rip + 2f]",
+    // The 32-bit code segment.
+    "push 0x18",
+    "push rax",
+    "retfq",
+    ".code32",
+    "2:",
+    "mov eax, cr0",
+    "and eax, 0x7FFFFFFF",
+    "mov cr0, eax",
+    "mov edi, cr4",
+    "mov eax, edi",
+    "and eax, ~0x20",
+    "mov cr4, eax",
+    "xor eax, eax",
+    "cpuid",
+    "mov cr4, edi",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "mov eax, offset wild_paging_on",
+    "push 8",
+    "push eax",
+    "retf",
+    ".code64",
+    "wild_paging_on:",
+    "mov esp, esp",
+    "popfq",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbp",
+    "pop rbx",
+    "ret",
+);
+
+/// Long mode enabled but not active, and exits in every state on the way.
+#[cfg(target_os = "none")]
+fn modes(check: &mut Check<'_>) {
+    unsafe extern "sysv64" {
+        fn wild_paging_off();
+    }
+    // SAFETY: code, stack and page tables of the guest are mapped where they are; everything is as before at the end.
+    unsafe { wild_paging_off() };
+    check.that("long-mode-without-pae", true);
+}
+
+/// An ordinary process cannot.
+#[cfg(not(target_os = "none"))]
+fn modes(_: &mut Check<'_>) {}
 
 /// The vector of the exception that the action raises, if it raises one.
 fn vector(action: impl FnOnce()) -> Option<u8> {
