@@ -222,7 +222,9 @@ impl RemappingHardware for Remapping {
                     "{function} translates addresses by itself (ATS), as device-tlb allows: the unit believes what it says"
                 );
             }
-            (Ok(()), Some(_), None) => {
+            (Ok(()), Some(tlb), None) => {
+                // Firmware may have left it on.
+                tlb.disable();
                 info!(
                     "{function} could translate addresses by itself (ATS), and the unit would believe it: ATS stays off"
                 );

@@ -135,6 +135,8 @@ pub struct Finished<'a> {
     pub lines: &'a [LogLine],
     /// The NVMe disk, if the machine had one.
     pub disk: Option<Disk>,
+    /// Where the machine's files are; what QEMU was asked to trace is in `qemu-debug.log`.
+    pub folder: &'a Path,
 }
 
 impl Case {
@@ -224,7 +226,7 @@ impl Case {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut lines = Vec::new();
         let booted = self.boot(tools, &folder, &mut lines, &mut show);
-        booted.and_then(|disk| self.examine(&Finished { lines: &lines, disk })).map_err(|error| {
+        booted.and_then(|disk| self.examine(&Finished { lines: &lines, disk, folder: &folder })).map_err(|error| {
             let (log, end) = (folder.join("serial.log"), end_of(&lines));
             anyhow!("{error:#}\nThe end of the log, which is in {}:\n{end}", log.display())
         })

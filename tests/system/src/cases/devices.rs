@@ -59,8 +59,8 @@ fn stale_translation() -> Case {
         .forbid(Pattern::guest("stale", "failed"))
 }
 
-/// A function translates addresses by itself where the VM's configuration allows that, and its TLB is invalidated with
-/// the unit's caches: a unit whose device did not answer would fail the mappings that the guest takes away.
+/// A function translates addresses by itself where the VM's configuration allows that, and its TLB is invalidated for
+/// what the guest unmaps, and wholly at the end, as QEMU's trace of the unit's queue shows.
 fn device_tlb() -> Case {
     let devices = format!("debug_exit = true\nallow = [\"device-tlb\"]\ndevices = [\"{EDU}\", \"{VIRTIO_NET}\"]");
     let vms = [
@@ -69,12 +69,13 @@ fn device_tlb() -> Case {
     ];
     let card = |port| format!("virtio-net-pci,bus={port},disable-legacy=on,iommu_platform=on,ats=on,romfile=");
     let unit = "intremap=on,eim=on,device-iotlb=on";
-    let hardware = Hardware { remapping_unit: Some(unit.into()), ..Hardware::default() }
+    let mut hardware = Hardware { remapping_unit: Some(unit.into()), ..Hardware::default() }
         .edu()
         .root_port("port-one")
         .device(card("port-one"))
         .root_port("port-two")
         .device(card("port-two"));
+    hardware.devices.extend(["-trace".into(), "vtd_inv_desc".into()]);
     Case::new("device-tlb", configuration(&vms))
         .on(hardware)
         .expect(Pattern::hypervisor("0000:01:00.0 attached to domain ... with a TLB of its own"))
@@ -84,4 +85,15 @@ fn device_tlb() -> Case {
         .expect(ended("allowed", "stale"))
         .forbid(Pattern::guest("allowed", "failed"))
         .forbid(Pattern::hypervisor("not cleanly"))
+        .check(|finished| {
+            let trace = std::fs::read_to_string(finished.folder.join("qemu-debug.log"))?;
+            let sent = |descriptor: String| trace.lines().filter(|line| line.ends_with(&descriptor)).count();
+            // The source id is in bits 47:32 of the low half; the high half is the address, with S and as many ones as
+            // the block is large.
+            let to = |bus: u64, high: u64| sent(format!("high {high:#x} low {:#x}", bus << 40 | 3));
+            let (window, all) = (0x30_0000_0000, 0x7fff_ffff_ffff_f001);
+            anyhow::ensure!(to(1, window) > 0 && to(1, all) == 1, "the card's TLB was not invalidated: {trace}");
+            anyhow::ensure!(to(2, all) == 0, "the TLB of a card without ATS was invalidated");
+            Ok(())
+        })
 }
