@@ -14,6 +14,7 @@ impl<M: Memory> Unit<M> {
     /// bytes), so that nothing half done escapes it.
     pub fn observe(&mut self) {
         self.observe_contexts();
+        self.observe_pasids();
         self.observe_interrupts();
     }
 
@@ -115,21 +116,24 @@ impl<M: Memory> Unit<M> {
                 found.push(Violation::Stale { structure: Structure::Context, at: context.at });
             }
         }
+        self.audit_pasids(found);
         for page in self.caches.pages.iter().filter(|page| page.output.is_none()) {
             if self.look(page.root, page.levels, page.first).is_some() {
                 found.push(Violation::Stale { structure: Structure::PageTable, at: page.leaf.0 });
             }
         }
-        let leaves = self.caches.pages.iter().filter(|page| page.output.is_some()).map(|page| page.leaf);
-        let links = self.caches.links.iter().map(|link| link.step);
-        for (at, value) in leaves.chain(links) {
-            if self.load(at).is_none_or(|now| (now ^ value) & !IGNORED != 0) {
+        let leaves = self.caches.pages.iter().filter(|page| page.output.is_some()).map(|page| (page.pasid, page.leaf));
+        let links = self.caches.links.iter().map(|link| (link.pasid, link.step));
+        for (pasid, (at, value)) in leaves.chain(links) {
+            // The unit itself may set accessed and dirty bits of a first stage.
+            let ignored = if pasid.is_some() { IGNORED & !(1 << 63) | 0x60 } else { IGNORED };
+            if self.load(at).is_none_or(|now| (now ^ value) & !ignored != 0) {
                 found.push(Violation::Stale { structure: Structure::PageTable, at });
             }
         }
         for (&source, pages) in &self.caches.device_pages {
             for page in pages {
-                let now = self.look_by_source(source, page.first);
+                let now = self.look_by_source(source, page.pasid, page.first);
                 let may = now.is_some_and(|(output, permissions)| {
                     output == page.output && permissions & page.permissions == page.permissions
                 });
@@ -140,16 +144,25 @@ impl<M: Memory> Unit<M> {
         }
     }
 
-    /// The context entry of `source` in memory as it is now, if it is present.
-    fn context_in_memory(&self, source: u16) -> Option<(u64, u64)> {
+    /// The context entry of `source` in memory as it is now, if it is present: its first two words.
+    pub(crate) fn context_in_memory(&self, source: u16) -> Option<(u64, u64)> {
+        if self.is_scalable() {
+            let root = self.load(self.root_entry(source) + u64::from(source >> 7 & 1) * 8)?;
+            let at = (root & self.pointer_mask()) + u64::from(source & 0x7f) * 32;
+            return self.load_pair(at).filter(|(low, _)| root & low & 1 != 0);
+        }
         let root = self.load(self.root_entry(source)).filter(|root| root & 1 != 0)?;
         let at = (root & self.pointer_mask()) + u64::from(source & 0xff) * 16;
         self.load_pair(at).filter(|(low, _)| low & 1 != 0)
     }
 
     /// Where an address of `source` leads in memory as it is now.
-    fn look_by_source(&self, source: u16, address: u64) -> Option<(u64, u64)> {
+    fn look_by_source(&self, source: u16, pasid: Option<u32>, address: u64) -> Option<(u64, u64)> {
         let (low, high) = self.context_in_memory(source)?;
+        if self.is_scalable() {
+            let words = self.pasid_in_memory(low, pasid.unwrap_or((high & 0xf_ffff) as u32))?;
+            return self.look_by_pasid(words, address);
+        }
         self.look(low & self.pointer_mask(), (high & 7) as u8 + 2, address)
     }
 
@@ -167,6 +180,10 @@ impl<M: Memory> Unit<M> {
             self.root.iter().for_each(|root| check(Structure::Root, root & mask));
             for context in self.caches.contexts.values().filter(|context| context.words.is_some()) {
                 check(Structure::Context, context.at);
+            }
+            for entry in self.caches.pasids.values().filter(|entry| entry.words.is_some()) {
+                check(Structure::PasidDirectory, entry.directory.0);
+                check(Structure::PasidTable, entry.at);
             }
             // That an address leads nowhere stays true without the table that said so.
             for page in self.caches.pages.iter().filter(|page| page.output.is_some()) {

@@ -18,6 +18,21 @@ pub(crate) struct CachedContext {
     pub(crate) reported: bool,
 }
 
+/// A cached PASID entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CachedPasid {
+    /// The domain; 0 for an absent entry.
+    pub(crate) tag: u16,
+    /// The first three words, or `None` where the directory's entry was absent.
+    pub(crate) words: Option<[u64; 3]>,
+    /// The directory's entry: where and what.
+    pub(crate) directory: Step,
+    /// The entry's address; 0 where the directory's entry was absent.
+    pub(crate) at: u64,
+    /// It was seen changed already.
+    pub(crate) reported: bool,
+}
+
 /// One entry of a page table on the way to a page, as it was read.
 pub(crate) type Step = (u64, u64);
 
@@ -25,6 +40,10 @@ pub(crate) type Step = (u64, u64);
 #[derive(Clone, Debug)]
 pub(crate) struct CachedPage {
     pub(crate) tag: u16,
+    /// The PASID that a first-stage or nested translation is tagged with too.
+    pub(crate) pasid: Option<u32>,
+    /// It went through both stages.
+    pub(crate) nested: bool,
     /// The table that it came from.
     pub(crate) root: u64,
     pub(crate) levels: u8,
@@ -40,6 +59,7 @@ pub(crate) struct CachedPage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CachedLink {
     pub(crate) tag: u16,
+    pub(crate) pasid: Option<u32>,
     pub(crate) root: u64,
     /// The level of the table that it leads to.
     pub(crate) level: u8,
@@ -53,6 +73,8 @@ pub(crate) struct CachedLink {
 /// A page in a device's own TLB.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DevicePage {
+    /// The PASID of the requests that it is for.
+    pub(crate) pasid: Option<u32>,
     pub(crate) first: u64,
     pub(crate) bits: u32,
     pub(crate) output: u64,
@@ -74,6 +96,8 @@ pub(crate) struct CachedInterrupt {
 #[derive(Debug, Default)]
 pub(crate) struct Caches {
     pub(crate) contexts: BTreeMap<u16, CachedContext>,
+    /// By source and PASID.
+    pub(crate) pasids: BTreeMap<(u16, u32), CachedPasid>,
     pub(crate) pages: Vec<CachedPage>,
     pub(crate) links: Vec<CachedLink>,
     pub(crate) device_pages: BTreeMap<u16, Vec<DevicePage>>,
@@ -110,22 +134,48 @@ impl Caches {
         self.links.retain(|link| link.tag != domain);
     }
 
+    /// Of the second stage, and all that went through it on the way from a first one.
     pub(crate) fn forget_page(&mut self, domain: u16, first: u64, bits: u32, leaves_only: bool) {
-        self.pages.retain(|page| page.tag != domain || !overlap(page.first, page.bits, first, bits));
+        let is_hit = |tag, pasid: Option<u32>, start, size| {
+            tag == domain && pasid.is_none() && overlap(start, size, first, bits)
+        };
+        self.pages
+            .retain(|page| !(is_hit(page.tag, page.pasid, page.first, page.bits) || page.tag == domain && page.nested));
         if !leaves_only {
-            self.links.retain(|link| link.tag != domain || !overlap(link.first, link.bits, first, bits));
+            self.links.retain(|link| !is_hit(link.tag, link.pasid, link.first, link.bits));
         }
     }
 
-    pub(crate) fn forget_device_page(&mut self, source: u16, first: u64, bits: u32) {
+    /// Of one PASID: all, or the block of `2^bits` bytes at `first`.
+    pub(crate) fn forget_pasid_pages(&mut self, domain: u16, pasid: u32, block: Option<(u64, u32)>, leaves_only: bool) {
+        let is_hit = |tag, of: Option<u32>, start, size| {
+            tag == domain && of == Some(pasid) && block.is_none_or(|(first, bits)| overlap(start, size, first, bits))
+        };
+        self.pages.retain(|page| !is_hit(page.tag, page.pasid, page.first, page.bits));
+        if !leaves_only {
+            self.links.retain(|link| !is_hit(link.tag, link.pasid, link.first, link.bits));
+        }
+    }
+
+    pub(crate) fn forget_device_page(
+        &mut self,
+        source: u16,
+        pasid: Option<u32>,
+        every_pasid: bool,
+        first: u64,
+        bits: u32,
+    ) {
         if let Some(pages) = self.device_pages.get_mut(&source) {
-            pages.retain(|page| !overlap(page.first, page.bits, first, bits));
+            pages.retain(|page| {
+                let is_named = page.pasid == pasid || every_pasid && page.pasid.is_some();
+                !is_named || !overlap(page.first, page.bits, first, bits)
+            });
         }
     }
 
     /// Whether something of `domain` came from another table than the one at `root`.
     pub(crate) fn is_elsewhere(&self, domain: u16, root: u64) -> bool {
-        self.pages.iter().any(|page| page.tag == domain && page.root != root)
-            || self.links.iter().any(|link| link.tag == domain && link.root != root)
+        self.pages.iter().any(|page| page.tag == domain && page.pasid.is_none() && page.root != root)
+            || self.links.iter().any(|link| link.tag == domain && link.pasid.is_none() && link.root != root)
     }
 }

@@ -83,14 +83,19 @@ impl<M: Memory> Unit<M> {
             self.status &= !FLUSH_BUFFER;
         }
         if shots & SET_ROOT != 0 {
-            self.root = Some(self.plain(0x20));
+            let root = self.plain(0x20);
+            if self.status & TRANSLATION != 0 && self.root.is_some_and(|old| (old ^ root) & 0xc00 != 0) {
+                self.complain(Violation::WrittenWhileOn { offset: 0x20 });
+            }
+            self.root = Some(root);
             self.after_buffer_flush();
             if self.configuration.root_invalidates {
                 self.caches.forget_contexts();
+                self.caches.pasids.clear();
                 self.caches.forget_pages();
                 self.root_debt = 0;
             } else {
-                self.root_debt = 3;
+                self.root_debt = if self.is_scalable() { 7 } else { 3 };
             }
             self.status |= SET_ROOT;
         }

@@ -5,6 +5,67 @@ pub(crate) const INVALIDATION_REGISTERS: u64 = 0xf0;
 /// The first fault record.
 pub(crate) const FAULT_RECORDS: u64 = 0x220;
 
+/// What a unit can do in scalable mode (ECAP.SMTS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scalable {
+    /// ECAP.FSTS: first-stage translation.
+    pub first_stage: bool,
+    /// ECAP.SSTS: second-stage translation.
+    pub second_stage: bool,
+    /// ECAP.NEST: first-stage addresses go through the second stage.
+    pub nested: bool,
+    /// ECAP.PASID with ECAP.PSS + 1, 1 to 20: requests may have a PASID of so many bits.
+    pub pasid_bits: Option<u8>,
+    /// ECAP.RPS: the context entry names the PASID of requests without one; otherwise it is 0.
+    pub rid_pasid: bool,
+    /// ECAP.SMPWCS: walks snoop where the PASID entry says PWSNP. Otherwise accessed and dirty bits stay as they are.
+    pub coherent: bool,
+    /// ECAP.SRS: supervisor requests.
+    pub supervisor: bool,
+    /// CAP.FS1GP: first-stage pages of 1 GiB.
+    pub huge_pages: bool,
+    /// CAP.FS5LP: first-stage tables of 5 levels.
+    pub five_levels: bool,
+}
+
+impl Default for Scalable {
+    /// Everything, with PASIDs of 20 bits.
+    fn default() -> Self {
+        Self {
+            first_stage: true,
+            second_stage: true,
+            nested: true,
+            pasid_bits: Some(20),
+            rid_pasid: true,
+            coherent: true,
+            supervisor: true,
+            huge_pages: true,
+            five_levels: true,
+        }
+    }
+}
+
+impl Scalable {
+    /// Its part of CAP.
+    fn capability(&self) -> u64 {
+        u64::from(self.huge_pages) << 56 | u64::from(self.five_levels) << 60
+    }
+
+    /// Its part of ECAP.
+    fn extended_capability(&self) -> u64 {
+        let flag = |set: bool, bit: u32| u64::from(set) << bit;
+        flag(self.nested, 26)
+            | flag(self.supervisor, 31)
+            | u64::from(self.pasid_bits.unwrap_or(1).clamp(1, 20) - 1) << 35
+            | flag(self.pasid_bits.is_some(), 40)
+            | 1 << 43
+            | flag(self.second_stage, 46)
+            | flag(self.first_stage, 47)
+            | flag(self.coherent, 48)
+            | flag(self.rid_pasid, 49)
+    }
+}
+
 /// What a unit can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Configuration {
@@ -56,6 +117,8 @@ pub struct Configuration {
     pub snoop_control: bool,
     /// ECAP.MHMV, 0 to 15.
     pub handle_mask: u8,
+    /// ECAP.SMTS, and what comes with it.
+    pub scalable: Option<Scalable>,
     /// How many reads of registers a command takes, and each descriptor of the queue. 0: done at once.
     pub delay: u32,
 }
@@ -88,6 +151,7 @@ impl Default for Configuration {
             pass_through: true,
             snoop_control: false,
             handle_mask: 15,
+            scalable: None,
             delay: 0,
         }
     }
@@ -114,6 +178,7 @@ impl Configuration {
             | flag(self.posted_interrupts, 59)
             | flag(self.interrupt_table_invalidates, 62)
             | flag(self.root_invalidates, 63)
+            | self.scalable.map_or(0, |scalable| scalable.capability())
     }
 
     /// ECAP.
@@ -128,6 +193,7 @@ impl Configuration {
             | flag(self.snoop_control, 7)
             | (INVALIDATION_REGISTERS / 16) << 8
             | u64::from(self.handle_mask & 15) << 20
+            | self.scalable.map_or(0, |scalable| scalable.extended_capability())
     }
 
     /// Bytes of the register window: whole pages.

@@ -146,7 +146,21 @@ impl<M: Memory> Unit<M> {
 
     /// `read` is T1 of the record.
     pub(crate) fn record_fault(&mut self, source: u16, reason: u8, information: u64, read: bool, address_type: u64) {
+        self.record_fault_of(source, None, reason, information, read, address_type);
+    }
+
+    /// The same for a request that may have a PASID.
+    pub(crate) fn record_fault_of(
+        &mut self,
+        source: u16,
+        pasid: Option<u32>,
+        reason: u8,
+        information: u64,
+        read: bool,
+        address_type: u64,
+    ) {
         let high = u64::from(read) << 62 | (address_type & 3) << 60 | u64::from(reason) << 32 | u64::from(source);
+        let high = high | pasid.map_or(0, |pasid| 1 << 31 | u64::from(pasid & 0xf_ffff) << 40);
         let event = self.faults.record(information, high);
         self.announce_fault(event);
     }

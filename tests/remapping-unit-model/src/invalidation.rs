@@ -21,8 +21,13 @@ impl<M: Memory> Unit<M> {
                 self.caches.forget_contexts();
                 self.root_debt &= !1;
             }
+            // Context entries of scalable mode have no domain.
+            2 if self.is_scalable() => self.caches.forget_contexts(),
             2 => self.caches.forget_contexts_of(domain),
-            3 => self.caches.forget_context(domain, source, [0, 4, 6, 7][(mask & 3) as usize]),
+            3 => {
+                let ignored = [0, 4, 6, 7][(mask & 3) as usize];
+                self.caches.forget_context(if self.is_scalable() { 0 } else { domain }, source, ignored);
+            }
             _ => return Err(Refused),
         }
         self.buffer_flushed = true;
@@ -34,8 +39,8 @@ impl<M: Memory> Unit<M> {
         match granularity {
             1 => {
                 self.caches.forget_pages();
-                // Contexts come first, or they bring the old translations back.
-                if self.root_debt & 1 == 0 {
+                // Contexts and PASID entries come first, or they bring the old translations back.
+                if self.root_debt & 5 == 0 {
                     self.root_debt = 0;
                 }
             }

@@ -34,13 +34,16 @@ mod cache;
 mod command;
 mod configuration;
 mod fault;
+mod first_stage;
 mod interrupt;
 mod invalidation;
 mod memory;
+mod pasid_invalidation;
 mod posting;
 mod queue;
 pub mod reason;
 mod register;
+mod scalable;
 mod translation;
 mod unit;
 mod violation;
@@ -49,7 +52,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use configuration::Configuration;
+pub use configuration::{Configuration, Scalable};
 pub use interrupt::{Interrupt, InterruptOutcome, Message};
 pub use memory::Memory;
 pub use posting::Notification;

@@ -7,8 +7,11 @@ use crate::{Memory, Unit, Violation};
 /// IQEI: why the queue stands still.
 const BAD_TAIL: u64 = 1;
 const FETCH: u64 = 2;
-const BAD_TYPE: u64 = 3;
-const RESERVED: u64 = 4;
+pub(crate) const BAD_TYPE: u64 = 3;
+pub(crate) const RESERVED: u64 = 4;
+/// A descriptor that only 256 bits can hold.
+pub(crate) const WIDTH: u64 = 5;
+const MISALIGNED: u64 = 6;
 
 /// The queue's registers and state.
 #[derive(Debug)]
@@ -42,6 +45,11 @@ impl<M: Memory> Unit<M> {
         4096 << (self.plain(0x90) & 7)
     }
 
+    /// IQA.DW: descriptors of 256 bits.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.plain(0x90) & 1 << 11 != 0
+    }
+
     fn tail(&self) -> u64 {
         self.plain(0x88) & 0x7_fff0
     }
@@ -55,6 +63,13 @@ impl<M: Memory> Unit<M> {
             self.complain(Violation::TailOutsideQueue { tail: u64::from(value) });
             if self.status & QUEUE != 0 {
                 self.stop_queue(BAD_TAIL);
+            }
+            return;
+        }
+        if self.is_wide() && value & 16 != 0 {
+            self.complain(Violation::TailOutsideQueue { tail: u64::from(value) });
+            if self.status & QUEUE != 0 {
+                self.stop_queue(MISALIGNED);
             }
             return;
         }
@@ -97,11 +112,17 @@ impl<M: Memory> Unit<M> {
             self.stop_queue(FETCH);
             return false;
         };
+        let wide = self.is_wide();
+        if wide && (self.memory.read(at + 16), self.memory.read(at + 24)) != (Some(0), Some(0)) {
+            self.complain(Violation::ReservedInDescriptor { low, high });
+            self.stop_queue(RESERVED);
+            return false;
+        }
         if let Err(why) = self.execute(low, high) {
             self.stop_queue(why);
             return false;
         }
-        self.queue.head = (self.queue.head + 16) % self.queue_bytes();
+        self.queue.head = (self.queue.head + if wide { 32 } else { 16 }) % self.queue_bytes();
         true
     }
 
@@ -113,6 +134,9 @@ impl<M: Memory> Unit<M> {
             3 => (0x0000_ffff_001f_000f, 0xffff_ffff_ffff_f001),
             4 => (0x0000_ffff_f800_001f, 0),
             5 => (0xffff_ffff_0000_007f, 0xffff_ffff_ffff_fffc),
+            6 => (0x000f_ffff_ffff_003f, 0xffff_ffff_ffff_f07f),
+            7 => (0x000f_ffff_ffff_003f, 0),
+            8 => (0x000f_ffff_ffff_01ff, 0xffff_ffff_ffff_f801),
             _ => {
                 self.complain(Violation::UnknownDescriptor { low });
                 return Err(BAD_TYPE);
@@ -133,11 +157,25 @@ impl<M: Memory> Unit<M> {
             2 => self.invalidate_pages(granularity, domain, high).map_err(|_| RESERVED),
             3 => self.invalidate_device(source, high),
             4 => self.invalidate_interrupts(low),
+            6..=8 => self.invalidate_pasids(kind, low, high),
             _ => self.wait(low, high),
         }
     }
 
     fn invalidate_device(&mut self, source: u16, high: u64) -> Result<(), u64> {
+        self.invalidate_device_pages(source, None, false, high & 1 != 0, high)
+    }
+
+    /// `pasid` `None`: what the device was told for requests without one; `every_pasid`: for all with one. With
+    /// `sized`, the lowest clear bit of the address tells the size.
+    pub(crate) fn invalidate_device_pages(
+        &mut self,
+        source: u16,
+        pasid: Option<u32>,
+        every_pasid: bool,
+        sized: bool,
+        high: u64,
+    ) -> Result<(), u64> {
         if !self.configuration.device_tlb || self.status & TRANSLATION == 0 {
             self.complain(Violation::DeviceTlbInvalidation { source });
             return if self.configuration.device_tlb { Ok(()) } else { Err(BAD_TYPE) };
@@ -151,12 +189,9 @@ impl<M: Memory> Unit<M> {
             self.raise_fault_status(COMPLETION_ERROR);
             return Ok(());
         }
-        let bits = match high & 1 {
-            0 => 12,
-            _ => 13 + (high >> 12).trailing_ones(),
-        };
+        let bits = if sized { 13 + (high >> 12).trailing_ones() } else { 12 };
         let bits = if bits >= 63 { 64 } else { bits };
-        self.caches.forget_device_page(source, high & !0xfff, bits);
+        self.caches.forget_device_page(source, pasid, every_pasid, high & !0xfff, bits);
         Ok(())
     }
 

@@ -112,7 +112,10 @@ impl<M: Memory> Unit<M> {
             }
             0x20 | 0x24 if self.is_pending(1 << 30) => self.complain(Violation::CommandPending { offset: 0x20 }),
             0xb8 | 0xbc if self.is_pending(1 << 24) => self.complain(Violation::CommandPending { offset: 0xb8 }),
-            0x20 => self.store_checked(0x20, value, 0xfff),
+            0x20 => {
+                let mode = if self.configuration.scalable.is_some() { 1 << 10 } else { 0 };
+                self.store_checked(0x20, value, 0xfff & !mode);
+            }
             0xb8 => {
                 let extended = if self.configuration.extended_interrupts { 0 } else { 1 << 11 };
                 self.store_checked(0xb8, value, 0x7f0 | extended);
@@ -125,7 +128,8 @@ impl<M: Memory> Unit<M> {
                 self.complain(Violation::WrittenWhileOn { offset: 0x90 });
             }
             0x90 => {
-                self.store_checked(offset, value, 0xff8);
+                let wide = if self.configuration.scalable.is_some() { 1 << 11 } else { 0 };
+                self.store_checked(offset, value, 0xff8 & !wide);
                 self.queue.head = 0;
                 self.store(0x88, 0);
             }

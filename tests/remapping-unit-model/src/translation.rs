@@ -2,6 +2,7 @@
 
 use crate::cache::{CachedContext, DevicePage};
 use crate::command::TRANSLATION;
+use crate::walk::Stage;
 use crate::{Memory, Structure, Unit, Violation, reason};
 
 /// What a request wants.
@@ -54,22 +55,51 @@ impl<M: Memory> Unit<M> {
     /// A device asks: where it ends up, or why it does not.
     pub fn request(&mut self, request: Request) -> Result<u64, Refusal> {
         self.observe();
-        self.route(request).map(|(output, _)| output)
+        self.route(request, None).map(|(output, _)| output)
+    }
+
+    /// The same with a PASID (20 bits).
+    pub fn request_with_pasid(&mut self, request: Request, pasid: u32) -> Result<u64, Refusal> {
+        self.observe();
+        self.route(request, Some(pasid & 0xf_ffff)).map(|(output, _)| output)
     }
 
     /// An access of a device that uses its own TLB, and fills it by a translation request.
     pub fn request_through_device_tlb(&mut self, source: u16, address: u64, access: Access) -> Result<u64, Refusal> {
+        self.through_device_tlb(source, None, address, access)
+    }
+
+    /// The same with a PASID (20 bits).
+    pub fn request_through_device_tlb_with_pasid(
+        &mut self,
+        source: u16,
+        pasid: u32,
+        address: u64,
+        access: Access,
+    ) -> Result<u64, Refusal> {
+        self.through_device_tlb(source, Some(pasid & 0xf_ffff), address, access)
+    }
+
+    fn through_device_tlb(
+        &mut self,
+        source: u16,
+        pasid: Option<u32>,
+        address: u64,
+        access: Access,
+    ) -> Result<u64, Refusal> {
         let need = need(access);
         let known = self.caches.device_pages.get(&source).and_then(|pages| {
-            pages.iter().find(|page| page.first == address & !0xfff && page.permissions & need == need).copied()
+            let is_ours = |page: &&DevicePage| page.pasid == pasid && page.first == address & !0xfff;
+            pages.iter().find(|page| is_ours(page) && page.permissions & need == need).copied()
         });
         let output = match known {
             Some(page) => page.output + (address & 0xfff),
             None => {
                 let asked = Request { source, address, access, address_type: AddressType::TranslationRequest };
                 self.observe();
-                let (output, permissions) = self.route(asked)?;
-                let page = DevicePage { first: address & !0xfff, bits: 12, output: output & !0xfff, permissions };
+                let (output, permissions) = self.route(asked, pasid)?;
+                let (first, output_page) = (address & !0xfff, output & !0xfff);
+                let page = DevicePage { pasid, first, bits: 12, output: output_page, permissions };
                 self.caches.device_pages.entry(source).or_default().push(page);
                 output
             }
@@ -77,7 +107,7 @@ impl<M: Memory> Unit<M> {
         self.request(Request { source, address: output, access, address_type: AddressType::Translated })
     }
 
-    fn route(&mut self, request: Request) -> Result<(u64, u64), Refusal> {
+    fn route(&mut self, request: Request, pasid: Option<u32>) -> Result<(u64, u64), Refusal> {
         let Request { source, address, access, address_type } = request;
         if address_type == AddressType::Untranslated && address >> 20 == 0xfee {
             return Err(Refusal::InterruptRange);
@@ -85,12 +115,16 @@ impl<M: Memory> Unit<M> {
         if self.status & TRANSLATION == 0 {
             return self.unless_protected((address, 3));
         }
-        let (silent, result) = self.translate(request);
+        let (silent, result) = self.translate(request, pasid);
         match result {
             Ok(output) => self.unless_protected(output),
-            Err(reason::READ | reason::WRITE) if address_type == AddressType::TranslationRequest => {
-                Err(Refusal::NoTranslation)
-            }
+            Err(
+                reason::READ
+                | reason::WRITE
+                | reason::SECOND_STAGE_PERMISSION
+                | reason::FIRST_STAGE_NOT_PRESENT
+                | reason::FIRST_STAGE_WRITE,
+            ) if address_type == AddressType::TranslationRequest => Err(Refusal::NoTranslation),
             Err(why) => {
                 if !(silent && reason::is_qualified(why)) {
                     let kind = match address_type {
@@ -98,7 +132,7 @@ impl<M: Memory> Unit<M> {
                         AddressType::TranslationRequest => 1,
                         AddressType::Translated => 2,
                     };
-                    self.record_fault(source, why, address & !0xfff, access == Access::Read, kind);
+                    self.record_fault_of(source, pasid, why, address & !0xfff, access == Access::Read, kind);
                 }
                 Err(Refusal::Fault(why))
             }
@@ -117,8 +151,14 @@ impl<M: Memory> Unit<M> {
         if hit { Err(Refusal::ProtectedMemory) } else { Ok(output) }
     }
 
-    /// With whether the context entry silences faults.
-    fn translate(&mut self, request: Request) -> (bool, Result<(u64, u64), u8>) {
+    /// With whether an entry on the way silences faults.
+    fn translate(&mut self, request: Request, pasid: Option<u32>) -> (bool, Result<(u64, u64), u8>) {
+        match self.root.unwrap_or(0) >> 10 & 3 {
+            0 if pasid.is_some() => return (false, Err(reason::PASID_IN_LEGACY_MODE)),
+            0 => {}
+            1 => return self.translate_scalable(request, pasid),
+            _ => return (false, Err(reason::ROOT_MODE)),
+        }
         let (low, high) = match self.context(request.source) {
             Ok(words) => words,
             Err(why) => return (false, Err(why)),
@@ -176,7 +216,8 @@ impl<M: Memory> Unit<M> {
             return Ok((request.address, 3));
         }
         let root = low & self.pointer_mask();
-        self.walk(domain, root, width + 2, request.address, need(request.access))
+        let stage = Stage { domain, root, levels: width + 2, scalable: false };
+        self.walk(stage, request.address, need(request.access))
     }
 
     /// The context entry of `source`, from the cache or into it.
@@ -216,7 +257,7 @@ impl<M: Memory> Unit<M> {
 }
 
 /// The permission bits that an access needs.
-const fn need(access: Access) -> u64 {
+pub(crate) const fn need(access: Access) -> u64 {
     match access {
         Access::Read => 1,
         Access::Write => 2,

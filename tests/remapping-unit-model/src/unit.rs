@@ -28,7 +28,7 @@ pub struct Unit<M> {
     pub(crate) root: Option<u64>,
     /// IRTA as the last SIRTP took it.
     pub(crate) interrupt_table: Option<u64>,
-    /// Bit 0: contexts of an earlier root table may be cached; bit 1: translations.
+    /// Bit 0: contexts of an earlier root table may be cached; bit 1: translations; bit 2: PASID entries.
     pub(crate) root_debt: u8,
     pub(crate) interrupt_debt: bool,
     pub(crate) buffer_flushed: bool,

@@ -7,7 +7,11 @@ pub enum Structure {
     Root,
     /// A context table.
     Context,
-    /// A second-stage table.
+    /// A PASID directory.
+    PasidDirectory,
+    /// A PASID table.
+    PasidTable,
+    /// A first- or second-stage table.
     PageTable,
     /// The interrupt-remapping table.
     Interrupts,
@@ -148,6 +152,17 @@ pub enum Violation {
     PresentContextChanged {
         /// The entry.
         at: u64,
+    },
+    /// A present PASID entry became another present one while it was cached.
+    PresentPasidChanged {
+        /// The entry.
+        at: u64,
+    },
+    /// An invalidation of scalable mode on a unit that does not have it, or of PASIDs in a queue of 128-bit
+    /// descriptors.
+    ScalableInvalidation {
+        /// The descriptor's low half.
+        low: u64,
     },
     /// A present interrupt entry was changed in two steps.
     TornInterruptEntry {

@@ -5,6 +5,15 @@ use crate::{Memory, Structure, Unit, Violation, reason};
 
 const IGNORED_PERMISSIONS: u64 = 3;
 
+/// A second-stage table, and the reasons of its faults.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stage {
+    pub(crate) domain: u16,
+    pub(crate) root: u64,
+    pub(crate) levels: u8,
+    pub(crate) scalable: bool,
+}
+
 /// An entry of a second-stage table as the unit understands it.
 enum Entry {
     Absent,
@@ -15,7 +24,7 @@ enum Entry {
 }
 
 /// The bit of a device's address at which the index into a table of `level` starts.
-const fn shift(level: u8) -> u32 {
+pub(crate) const fn shift(level: u8) -> u32 {
     12 + 9 * (level as u32 - 1)
 }
 
@@ -47,19 +56,27 @@ impl<M: Memory> Unit<M> {
         }
     }
 
-    /// Where `address` leads in the table at `root` for `domain`, with what permissions, if it may be used as `need`
-    /// (bit 0 read, bit 1 write) says; otherwise the fault's reason.
-    pub(crate) fn walk(
-        &mut self,
-        domain: u16,
-        root: u64,
-        levels: u8,
-        address: u64,
-        need: u64,
-    ) -> Result<(u64, u64), u8> {
+    /// Where `address` leads in the table of `stage`, with what permissions, if it may be used as `need` (bit 0 read,
+    /// bit 1 write) says; otherwise the fault's reason.
+    pub(crate) fn walk(&mut self, stage: Stage, address: u64, need: u64) -> Result<(u64, u64), u8> {
+        self.walk_second(stage, address, need).map_err(|why| match why {
+            reason::PAGE_TABLE_ACCESS if stage.scalable => reason::SECOND_STAGE_ACCESS,
+            reason::WRITE | reason::READ if stage.scalable => reason::SECOND_STAGE_PERMISSION,
+            reason::PAGE_TABLE_RESERVED if stage.scalable => reason::SECOND_STAGE_RESERVED,
+            reason::OUTPUT_IN_INTERRUPT_RANGE if stage.scalable => reason::SCALABLE_OUTPUT_IN_INTERRUPT_RANGE,
+            _ => why,
+        })
+    }
+
+    fn walk_second(&mut self, stage: Stage, address: u64, need: u64) -> Result<(u64, u64), u8> {
+        let Stage { domain, root, levels, .. } = stage;
         let refused = if need & 2 != 0 { reason::WRITE } else { reason::READ };
         let covers = |first, bits| overlap(first, bits, address, 0);
-        let cached = self.caches.pages.iter().position(|page| page.tag == domain && covers(page.first, page.bits));
+        let cached = self
+            .caches
+            .pages
+            .iter()
+            .position(|page| page.tag == domain && page.pasid.is_none() && covers(page.first, page.bits));
         if let Some(page) = cached.and_then(|index| self.caches.pages.get(index)) {
             match page.output {
                 Some((output, permissions)) if permissions & need == need => {
@@ -76,7 +93,11 @@ impl<M: Memory> Unit<M> {
         if self.caches.is_elsewhere(domain, root) {
             self.complain(Violation::DomainReused { domain });
         }
-        let links = self.caches.links.iter().filter(|link| link.tag == domain && covers(link.first, link.bits));
+        let links = self
+            .caches
+            .links
+            .iter()
+            .filter(|link| link.tag == domain && link.pasid.is_none() && covers(link.first, link.bits));
         let start = links.min_by_key(|link| link.level).copied();
         let (mut level, mut table, mut permissions) = match start {
             Some(link) => (link.level, link.step.1 & self.pointer_mask(), link.permissions),
@@ -87,6 +108,8 @@ impl<M: Memory> Unit<M> {
             let value = self.load(at).ok_or(reason::PAGE_TABLE_ACCESS)?;
             let keep = |bits: u32, output| CachedPage {
                 tag: domain,
+                pasid: None,
+                nested: false,
                 root,
                 levels,
                 first: address >> bits << bits,
@@ -123,6 +146,7 @@ impl<M: Memory> Unit<M> {
                     level -= 1;
                     self.caches.links.push(CachedLink {
                         tag: domain,
+                        pasid: None,
                         root,
                         level,
                         first: address >> bits << bits,

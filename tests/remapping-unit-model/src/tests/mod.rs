@@ -2,6 +2,7 @@
 
 mod bench;
 mod interrupts;
+mod scalable;
 
 use bench::*;
 
