@@ -7,6 +7,7 @@ use std::vec::Vec;
 use super::*;
 use crate::address::{HostPhysical, Iova, SourceId};
 use crate::dmar::{Dmar, Flags, Hop, ReservedMemory, Scope, ScopeKind};
+use crate::door::Registers;
 use crate::fault::{Limits, Place};
 use crate::fixture::{
     DEFAULT_CAPABILITY, DEFAULT_EXTENDED, Event, Memory, TestMachine, TestUnit, Trouble, single_unit_table,
@@ -21,6 +22,7 @@ mod domains;
 mod fail_nth;
 mod faults;
 mod interrupts;
+mod prior_art;
 mod scalable;
 
 const TE: u32 = 1 << 31;
