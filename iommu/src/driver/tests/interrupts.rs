@@ -1,5 +1,8 @@
 //! Interrupts: entries, messages, refusals.
 
+use std::boxed::Box;
+use std::sync::{Arc, Mutex};
+
 use super::*;
 
 #[test]
@@ -142,4 +145,48 @@ fn posting_is_off_by_name_where_either_side_cannot() {
     assert_eq!(posting(0, true), Posting::Off(NoPosting::Unit { base }));
     let refused = InterruptError::NoPosting(NoPosting::Unit { base }).to_string();
     assert!(refused.contains("CAP.PI = 0") && refused.contains("host vector"), "{refused}");
+}
+
+/// An entry goes from a host vector to a descriptor and back while its device sends at every moment that the unit could
+/// see: each interrupt goes one way or the other, whole. Without an exchange of 16 bytes it may also find no entry.
+#[test]
+fn no_interrupt_is_lost_or_torn_while_its_entry_changes() {
+    for exchange in [true, false] {
+        let (machine, driver) = started(CAP_PI, 0);
+        machine.memory.set_exchange(exchange);
+        let interrupts = driver.interrupts();
+        let handle = interrupts.allocate(Origin::function(DEVICE), 1).unwrap();
+        let descriptor = HostPhysical::new(0x12_3456_7fc0);
+        let ways = [
+            Delivery::Remapped { destination_apic_id: 3, vector: 0x51, trigger: Trigger::Edge },
+            Delivery::Posted { descriptor, vector: 0x61, urgent: false },
+            Delivery::Remapped { destination_apic_id: 0x1234, vector: 0x52, trigger: Trigger::Edge },
+            Delivery::Posted { descriptor, vector: 0x62, urgent: true },
+        ];
+        let message = interrupts.message(&handle, 0).unwrap();
+        let unit = machine.unit().clone();
+        let send = move || unit.interrupt(DEVICE.source.bits(), message.address, message.data);
+        let mut forms = Vec::new();
+        for way in ways {
+            interrupts.program(&handle, 0, way).unwrap();
+            forms.push(send().unwrap());
+        }
+        let arrived = Arc::new(Mutex::new(Vec::new()));
+        for turn in 0..12 {
+            let (before, after) = (forms[(turn + 3) % 4], forms[turn % 4]);
+            let (seen, sends) = (arrived.clone(), send.clone());
+            machine.memory.after_flush(Some(Box::new(move || seen.lock().unwrap().push(sends()))));
+            interrupts.program(&handle, 0, ways[turn % 4]).unwrap();
+            machine.memory.after_flush(None);
+            let arrived = core::mem::take(&mut *arrived.lock().unwrap());
+            assert!(!arrived.is_empty());
+            for outcome in arrived {
+                let whole = outcome == Ok(before) || outcome == Ok(after);
+                assert!(whole || !exchange && outcome == Err(0x22), "{outcome:x?} between {before:x} and {after:x}");
+            }
+            assert_eq!(send(), Ok(after));
+        }
+        interrupts.free(handle).unwrap();
+        machine.assert_no_violations();
+    }
 }
