@@ -345,6 +345,14 @@ impl<M: Machine> Unit<M> {
         Ok(())
     }
 
+    /// Makes every interrupt entry absent.
+    pub(crate) fn withdraw_interrupts(&self, machine: &M) -> Result<(), QueueError> {
+        let Some(interrupts) = &self.interrupts else { return Ok(()) };
+        let mut table = interrupts.lock();
+        let (most, last) = (table.withdraw(0, u16::MAX), table.withdraw(u16::MAX, 1));
+        if most || last { self.invalidate(machine, [Descriptor::AllInterrupts].into_iter()) } else { Ok(()) }
+    }
+
     /// Whether the hardware was told where the structures are.
     pub(crate) fn is_known_to_hardware(&self) -> bool {
         self.known_to_hardware.load(Ordering::Relaxed)

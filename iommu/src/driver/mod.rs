@@ -197,6 +197,32 @@ impl<M: Machine> Driver<M> {
         &self.coverage
     }
 
+    /// Takes everything from every device but the memory that firmware reserved for it, and leaves the units on and
+    /// denying: for a reboot, or a next system, that takes the units over as they are. Unlike after
+    /// [`shut_down`](Self::shut_down), no device is free in between. The tables stay where they are for good.
+    ///
+    /// # Errors
+    ///
+    /// The first device or unit that failed; all others are done.
+    pub fn leave_denying(self) -> Result<(), AttachError> {
+        let mut result = Ok(());
+        let given: Vec<PciAddress> = self.machine.without_interrupts(|| {
+            let registry = self.registry.lock();
+            let given = registry.attachments.iter().filter(|(_, attachment)| !registry.is_reserved(attachment.domain));
+            given.map(|(device, _)| *device).collect()
+        });
+        for device in given {
+            result = result.and(self.detach(device));
+        }
+        for unit in &self.units {
+            let confirmed = self.machine.without_interrupts(|| unit.withdraw_interrupts(&self.machine));
+            let failed = |error| AttachError::Invalidation(InvalidationError { base: unit.base(), error });
+            result = result.and(confirmed.map_err(failed));
+        }
+        self.units.into_iter().for_each(Unit::abandon);
+        result
+    }
+
     /// Turns every unit off and gives all memory back: for a reboot, or for the next system. Devices' bus mastering is
     /// off, or they reach all memory from here on.
     ///

@@ -265,3 +265,34 @@ fn devices_that_share_a_range_each_keep_it() {
     assert_eq!(read(machine.unit(), OTHER, 0x7000_0000), Ok(0x7000_0000), "the others are not concerned");
     assert!(driver.attach(domain, OTHER, &[]).is_err(), "nor waived");
 }
+
+#[test]
+fn a_next_system_finds_the_units_on_and_every_device_blocked() {
+    for extended in [0, ECAP_SMTS | ECAP_SSTS] {
+        let machine = TestMachine::with(0, extended);
+        let table = with_reserved_memory();
+        let options = Options { apic_mode: ApicMode::X2Apic, ..Options::default() };
+        let driver = Driver::bring_up(machine.clone(), &table, &machine, &options).unwrap();
+        let id = driver.create_domain(&DomainRequest::for_devices(&[OTHER])).unwrap();
+        driver.map(id, Iova::new(0), HOST, 0x1000, RW).unwrap();
+        driver.attach(id, OTHER, &[]).unwrap();
+        let handle = driver.interrupts().allocate(Origin::function(OTHER), 1).unwrap();
+        let delivery = Delivery::Remapped { destination_apic_id: 0, vector: 0x41, trigger: Trigger::Edge };
+        driver.interrupts().program(&handle, 0, delivery).unwrap();
+        let message = driver.interrupts().message(&handle, 0).unwrap();
+        let send = || machine.unit().interrupt(OTHER.source.bits(), message.address, message.data);
+        assert!(read(machine.unit(), OTHER, 0).is_ok() && send().is_ok());
+        machine.unit().events();
+        driver.leave_denying().unwrap();
+        assert!(!machine.unit().events().iter().any(|event| matches!(event, Event::Off(_))), "nothing is turned off");
+        assert_eq!(machine.unit().status() & (TE | IRE), TE | IRE);
+        assert!(read(machine.unit(), OTHER, 0).is_err());
+        assert_eq!(send(), Err(0x22));
+        assert_eq!(read(machine.unit(), DEVICE, 0x7000_0000), Ok(0x7000_0000), "it keeps what firmware reserved");
+        // The next driver takes over without a gap, in the mode that it finds.
+        let next = Driver::bring_up(machine.clone(), &table, &machine, &options).unwrap();
+        assert!(!machine.unit().events().contains(&Event::Off(TE)));
+        next.shut_down().unwrap();
+        machine.assert_no_violations();
+    }
+}
