@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use system_tests::child;
 use system_tests::tools::Images;
 
 use crate::command_line::Offline;
@@ -60,7 +61,7 @@ pub(crate) fn build(options: &Offline) -> Result<Images> {
         if options.offline {
             command.arg("--offline");
         }
-        let status = command.stdin(Stdio::null()).status().context("cannot start cargo")?;
+        let status = child::bound(&command).stdin(Stdio::null()).status().context("cannot start cargo")?;
         if !status.success() {
             bail!("building {} for {target} failed", packages.join(", "));
         }
@@ -88,7 +89,7 @@ fn guest_binaries(options: &Offline) -> Result<Vec<GuestBinary>> {
     if options.offline {
         command.arg("--offline");
     }
-    let metadata = serde_json::from_str(&output_of(&mut command)?).context("cannot read `cargo metadata`")?;
+    let metadata = serde_json::from_str(&output_of(&command)?).context("cannot read `cargo metadata`")?;
     Ok(guests_in(&metadata, &workspace::root().join("tests/guests")))
 }
 

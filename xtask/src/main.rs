@@ -24,6 +24,7 @@ use clap::Parser;
 use command_line::{Command, CommandLine};
 
 fn main() -> ExitCode {
+    system_tests::child::serve();
     let command_line = CommandLine::parse();
     let outcome = match &command_line.command {
         Command::Setup(options) => provision::setup(options).map(|()| ExitCode::SUCCESS),

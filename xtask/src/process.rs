@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
+use system_tests::child;
 
 /// Runs a command, with its standard output as the result; on failure the error carries what it said.
-pub(crate) fn output_of(command: &mut Command) -> Result<String> {
+pub(crate) fn output_of(command: &Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
+    let output = child::bound(command).stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{name} failed ({}): {}", output.status, last_lines(said.trim(), 12));

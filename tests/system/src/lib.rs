@@ -10,6 +10,7 @@ pub mod bochs;
 pub mod boot_files;
 pub mod case;
 pub mod cases;
+pub mod child;
 pub mod demo;
 pub mod disk;
 pub mod disk_image;

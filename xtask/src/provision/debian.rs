@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use system_tests::child;
 
 use super::cache;
 use crate::command_line::Offline;
@@ -191,7 +192,8 @@ impl PrivateApt {
         let step = Step::begin(title, 100);
         let mut command = self.get();
         command.args(["-qq", "-o", "APT::Status-Fd=1", "download"]).args(packages.iter().map(|package| &package.name));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child =
+            child::bound(&command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(output) = child.stdout.take() {
             for line in BufReader::new(output).lines() {
                 if let Some(percent) = download_percent(&line?) {

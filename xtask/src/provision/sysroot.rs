@@ -58,7 +58,7 @@ fn build_core(rust: &Path, folder: &Path, target: &str) -> Result<()> {
     for name in ["RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR"] {
         cargo.env_remove(name);
     }
-    output_of(&mut cargo)?;
+    output_of(&cargo)?;
     let libraries = folder.join("lib/rustlib").join(target).join("lib");
     fs::create_dir_all(&libraries)?;
     let mut copied = 0;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use system_tests::child;
 
 use super::Tally;
 use crate::command_line::TestOptions;
@@ -31,7 +32,7 @@ pub(super) fn run(options: &TestOptions, tally: &mut Tally) -> Result<()> {
 /// The cargo that runs this.
 pub(super) fn cargo(options: &TestOptions) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace::root()).stdin(Stdio::null());
+    command.current_dir(workspace::root());
     if options.offline.offline {
         command.env("CARGO_NET_OFFLINE", "true");
     }
@@ -48,7 +49,7 @@ fn one(name: &str, commands: &mut [Command], tally: &mut Tally) -> Result<()> {
     let step = Step::begin(format!("checking {name}"), 0);
     let mut complaints = String::new();
     for command in commands {
-        let output = command.stdin(Stdio::null()).output().context("cannot start cargo")?;
+        let output = child::bound(command).stdin(Stdio::null()).output().context("cannot start cargo")?;
         if !output.status.success() {
             let said = [output.stdout, output.stderr].concat();
             complaints.push_str(&last_lines(String::from_utf8_lossy(&said).trim(), 200));
@@ -71,7 +72,8 @@ fn tests(options: &TestOptions, tally: &mut Tally) -> Result<()> {
         command.args(["--", name]);
     }
     // cargo shows what it builds by itself.
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let mut child =
+        child::bound(&command).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let output = child.stdout.take().context("cargo has no output")?;
     let mut all = String::new();
     let mut failed = 0;

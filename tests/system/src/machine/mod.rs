@@ -5,6 +5,7 @@
 
 mod hardware;
 mod monitor;
+mod terminal;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,7 +19,9 @@ use anyhow::{Context, Result, bail};
 
 pub use hardware::Hardware;
 use monitor::Monitor;
+use terminal::Terminal;
 
+use crate::child;
 use crate::ending::Ended;
 use crate::log_line::LogLine;
 use crate::tools::Qemu;
@@ -75,6 +78,8 @@ pub struct Machine {
     errors: PathBuf,
     /// Where QEMU notes processors that are reset, with their registers.
     debug: PathBuf,
+    /// Restored last, when QEMU has let go of it.
+    _terminal: Option<Terminal>,
 }
 
 impl Machine {
@@ -95,23 +100,32 @@ impl Machine {
         command.args(hardware.arguments(&qemu.firmware_code, &variables, volume));
         command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", monitor.display()));
         command.args(["-serial", "chardev:serial", "-chardev"]);
-        command.stderr(File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?);
-        match serial {
-            Serial::Lines => command.arg("stdio,id=serial,signal=off").stdin(Stdio::null()).stdout(Stdio::piped()),
+        let log_path = folder.join("serial.log");
+        let terminal = match serial {
+            Serial::Lines => {
+                command.arg("stdio,id=serial,signal=off");
+                None
+            }
             // QEMU's own escape key is Ctrl-]: Ctrl-A is the hypervisor's.
-            Serial::Terminal => command
-                .args(["stdio,id=serial,signal=off,mux=on", "-echr", "0x1d"])
-                .stdin(Stdio::inherit())
-                .stdout(Stdio::inherit()),
+            Serial::Terminal => {
+                let log = hardware::escaped(&log_path);
+                command.arg(format!("stdio,id=serial,signal=off,mux=on,logfile={log}")).args(["-echr", "0x1d"]);
+                Terminal::remember()
+            }
         };
+        let mut command = child::bound(&command);
+        match serial {
+            Serial::Lines => command.stdin(Stdio::null()).stdout(Stdio::piped()),
+            Serial::Terminal => command.stdin(Stdio::inherit()).stdout(Stdio::inherit()),
+        };
+        command.stderr(File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?);
         let mut child = command.spawn().context("cannot start QEMU")?;
         let (sender, lines) = channel();
         if let Some(output) = child.stdout.take() {
-            let log_path = folder.join("serial.log");
             let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
             thread::spawn(move || listen(output, log, &sender));
         }
-        Ok(Self { child, lines, monitor, errors, debug })
+        Ok(Self { child, lines, monitor, errors, debug, _terminal: terminal })
     }
 
     /// Waits for QEMU's end.
