@@ -7,13 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use system_tests::child;
 
 use super::cache;
 use crate::command_line::Offline;
 use crate::process::{find_on_path, output_of};
 use crate::progress::Step;
+use crate::workspace;
 
 /// Names the archive to fetch from where apt's configuration names none, as on Ubuntu, or instead of it.
 const MIRROR_VARIABLE: &str = "POSTERN_DEBIAN_MIRROR";
@@ -73,18 +74,36 @@ impl PackageSet {
         format!("2 {} {}", self.suites.join(" "), self.packages.join(" "))
     }
 
+    /// What apt could not reach, and what a person can do instead.
+    fn cannot_fetch(&self, said: &str) -> anyhow::Error {
+        anyhow!(
+            "{} cannot be fetched, because Debian's packages are out of reach:{}\n\
+             Any of these helps: set {MIRROR_VARIABLE} to the address of a mirror that is in reach, the part before \
+             /debian; copy the folder {} from a machine where `cargo xtask setup` has filled it, and use --offline; \
+             {}",
+            self.purpose,
+            complaints(said),
+            workspace::cache().unwrap_or_default().display(),
+            self.remedy
+        )
+    }
+
     fn unpack_into(&self, folder: &Path) -> Result<()> {
         let apt = PrivateApt::create(&folder.join(".apt"), self.suites)?;
         let update = Step::begin(format!("reading Debian's package lists ({})", self.suites.join(", ")), 0);
-        output_of(apt.get().args(["-qq", "update"])).context("cannot read Debian's package lists")?;
+        let unreachable = |said: String| self.cannot_fetch(&said);
+        // Else apt takes a list that it could not reach for one that is merely old.
+        let arguments = ["-qq", "-o", "APT::Update::Error-Mode=any", "update"];
+        output_of(apt.get().args(arguments)).map_err(|error| unreachable(format!("{error:#}")))?;
         update.end();
         let plan =
-            output_of(apt.get().args(["-qq", "-y", "--print-uris", "--download-only", "install"]).args(self.packages))?;
+            output_of(apt.get().args(["-qq", "-y", "--print-uris", "--download-only", "install"]).args(self.packages))
+                .map_err(|error| unreachable(format!("{error:#}")))?;
         let packages: Vec<Package> =
             plan.lines().filter_map(Package::parse).filter(|package| (self.wanted)(&package.name)).collect();
         let megabytes = packages.iter().map(|package| package.bytes).sum::<u64>().div_ceil(1_000_000);
         let title = format!("fetching {} packages, {megabytes} MB, for {}", packages.len(), self.purpose);
-        apt.download(&packages, title)?;
+        apt.download(&packages, title).map_err(|error| unreachable(format!("{error:#}")))?;
         let unpack =
             Step::begin(format!("unpacking them into {}", cache::place(self.name)?.display()), packages.len() as u64);
         let archives = fs::read_dir(&apt.archives).context("cannot read the downloaded packages")?;
@@ -210,6 +229,24 @@ impl PrivateApt {
     }
 }
 
+/// What apt complained of, each thing once and on a line of its own; at most a few.
+fn complaints(said: &str) -> String {
+    const SHOWN: usize = 4;
+    let mut kept: Vec<&str> = Vec::new();
+    for line in said.lines() {
+        // The first line may have our own words before apt's.
+        let start = ["E: ", "W: "].iter().filter_map(|mark| line.find(mark)).min();
+        let Some(complaint) = start.and_then(|at| line.get(at + 3..)) else { continue };
+        if !complaint.starts_with("Some index files failed") && !kept.contains(&complaint) {
+            kept.push(complaint);
+        }
+    }
+    if kept.is_empty() {
+        kept.push(said);
+    }
+    kept.iter().take(SHOWN).map(|complaint| format!("\n  {complaint}")).collect()
+}
+
 /// The whole percents of a line `dlstatus:ITEM:PERCENT:TEXT` of apt's status stream.
 fn download_percent(line: &str) -> Option<u64> {
     let mut fields = line.strip_prefix("dlstatus:")?.split(':').skip(1);
@@ -242,6 +279,27 @@ mod tests {
         let line = "'http://mirror/pool/b/busybox-static_1.35.0-4+b1_amd64.deb' busybox-static_1%3a1.35.0-4+b1_amd64.deb 1034272 SHA256:00";
         assert_eq!(Package::parse(line), Some(Package { name: "busybox-static".into(), bytes: 1_034_272 }));
         assert_eq!(Package::parse("Reading package lists..."), None);
+    }
+
+    #[test]
+    fn an_unreachable_mirror_is_named_once_with_the_remedies() {
+        let said = "apt-get failed (exit status: 100): E: Failed to fetch http://m/InRelease  Could not connect to m\n\
+                    E: Failed to fetch http://m/InRelease  Could not connect to m\n\
+                    E: Some index files failed to download. They have been ignored, or old ones used instead.";
+        assert_eq!(complaints(said), "\n  Failed to fetch http://m/InRelease  Could not connect to m");
+        assert_eq!(complaints("apt-get failed"), "\n  apt-get failed");
+        let set = PackageSet {
+            name: "x",
+            purpose: "the moon",
+            suites: &[],
+            packages: &[],
+            wanted: |_| true,
+            remedy: "install a moon",
+        };
+        let error = set.cannot_fetch(said).to_string();
+        for part in ["the moon cannot", "http://m/InRelease", MIRROR_VARIABLE, "--offline", "install a moon"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]
