@@ -89,30 +89,25 @@ pub fn tell_all_losses() {
 /// One line for a fault, and quarantine where the device has had too many.
 fn tell(remapping: &Remapping, report: &FaultReport, vm: &str, assigned: Option<&Assigned>) {
     let FaultReport { device, fault, .. } = report;
-    let reason = fault.reason;
+    let (code, reason) = (fault.reason.code(), fault.reason.name().unwrap_or("a reason that no specification names"));
     match fault.place {
         Place::Interrupt(index) => {
-            warn!(
-                "fault vm={vm} device={device} access=write interrupt={index:#x} reason={:#x} : {reason}",
-                reason.code()
-            );
+            warn!("fault vm={vm} device={device} access=write interrupt={index:#x} reason={code:#x} : {reason}");
         }
         Place::Memory(page) => {
             let access = if fault.access == Access::Read { "read" } else { "write" };
             let nearest = assigned.and_then(|assigned| assigned.nearest_mapping(Iova::new(page)));
             match nearest {
                 Some(mapping) => warn!(
-                    "fault vm={vm} device={device} access={access} address={page:#x} reason={:#x} : {reason}; {} is \
+                    "fault vm={vm} device={device} access={access} address={page:#x} reason={code:#x} : {reason}; {} is \
                      {:#x} to {:#x}",
-                    reason.code(),
                     if mapping.range().contains(&page) { "mapped there" } else { "mapped nearest" },
                     mapping.range().start(),
                     mapping.range().end(),
                 ),
                 None => warn!(
-                    "fault vm={vm} device={device} access={access} address={page:#x} reason={:#x} : {reason}; nothing \
-                     is mapped for it",
-                    reason.code()
+                    "fault vm={vm} device={device} access={access} address={page:#x} reason={code:#x} : {reason}; nothing \
+                     is mapped for it"
                 ),
             }
         }

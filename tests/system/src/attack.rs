@@ -36,23 +36,33 @@ pub struct Try {
     pub report: Option<String>,
 }
 
+/// What became of a try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was blocked, and reported with this line.
+    Blocked(String),
+    /// It hit what is the VM's own, which is allowed.
+    Own,
+    /// This emulator cannot block it, for this reason; no VM noticed it.
+    NotBlockable(String),
+    /// It had an effect, or nothing proves that it had none: what is missing, in words.
+    Unproven(&'static str),
+}
+
 impl Try {
     /// What is proven of it.
-    ///
-    /// # Errors
-    /// What is missing, in words.
-    pub fn finding(&self) -> Result<String, String> {
+    pub fn verdict(&self) -> Verdict {
         let interrupts = self.kind == Kind::Interrupt;
         match (self.outcome.as_str(), &self.report) {
-            ("blocked" | "unobservable", Some(report)) => Ok(format!("blocked and reported: {report}")),
-            ("blocked", None) => Err("the hypervisor did not report it".into()),
+            ("blocked" | "unobservable", Some(report)) => Verdict::Blocked(report.clone()),
+            ("blocked", None) => Verdict::Unproven("the hypervisor did not report it"),
             // No emulator has an excuse for memory.
             ("unobservable", None) if interrupts && !self.because.is_empty() => {
-                Ok(format!("cannot be blocked in this emulator ({}); no VM noticed it", self.because))
+                Verdict::NotBlockable(self.because.clone())
             }
-            ("own", _) if interrupts => Ok("it hit what is its own: allowed".into()),
-            ("passed", _) => Err("it had an effect".into()),
-            _ => Err("the intruder did not say what became of it".into()),
+            ("own", _) if interrupts => Verdict::Own,
+            ("passed", _) => Verdict::Unproven("it had an effect"),
+            _ => Verdict::Unproven("the intruder did not say what became of it"),
         }
     }
 }
@@ -167,11 +177,13 @@ mod tests {
 
     #[test]
     fn a_try_is_proven_blocked_by_both_sides() {
-        assert!(tries(&[TRIED, REPORTED, SEEN].concat())[0].finding().is_ok());
-        assert!(tries(&[TRIED, SEEN, REPORTED].concat())[0].finding().is_ok());
-        assert!(tries(&[TRIED, SEEN].concat())[0].finding().is_err());
-        assert!(tries(&[TRIED, REPORTED].concat())[0].finding().is_err());
-        assert!(tries(&[TRIED, REPORTED, &SEEN.replace("blocked", "passed")].concat())[0].finding().is_err());
+        let verdict = |log: &[&str]| tries(&log.concat())[0].verdict();
+        assert!(matches!(verdict(&[TRIED, REPORTED, SEEN]), Verdict::Blocked(_)));
+        assert!(matches!(verdict(&[TRIED, SEEN, REPORTED]), Verdict::Blocked(_)));
+        let passed = SEEN.replace("blocked", "passed");
+        for log in [&[TRIED, SEEN][..], &[TRIED, REPORTED], &[TRIED, REPORTED, &passed]] {
+            assert!(matches!(verdict(log), Verdict::Unproven(_)), "{log:?}");
+        }
     }
 
     #[test]
@@ -194,7 +206,7 @@ mod tests {
     fn dma_has_no_excuse() {
         for excuse in ["own own-interrupts=1", "unobservable because=the emulator cannot"] {
             let log = [TRIED, &SEEN.replace("blocked", excuse)].concat();
-            assert!(tries(&log)[0].finding().is_err(), "{excuse}");
+            assert!(matches!(tries(&log)[0].verdict(), Verdict::Unproven(_)), "{excuse}");
         }
     }
 
@@ -226,12 +238,12 @@ mod tests {
             "[    1.000001] intruder  | result attack=compatibility-format outcome=unobservable\n",
         ]
         .concat();
-        let findings: Vec<_> = tries(&log).iter().map(Try::finding).collect();
-        assert!(findings[0].as_ref().unwrap().contains("reason=0x26"));
-        assert!(findings[1].as_ref().unwrap().contains("reason=0x22"));
-        assert!(findings[2].as_ref().unwrap().contains("its own"));
-        assert!(findings[3].as_ref().unwrap().contains("QEMU delivers it"));
-        assert!(findings[4].is_err());
+        let verdicts: Vec<_> = tries(&log).iter().map(Try::verdict).collect();
+        assert!(matches!(&verdicts[0], Verdict::Blocked(report) if report.contains("reason=0x26")));
+        assert!(matches!(&verdicts[1], Verdict::Blocked(report) if report.contains("reason=0x22")));
+        assert_eq!(verdicts[2], Verdict::Own);
+        assert_eq!(verdicts[3], Verdict::NotBlockable("QEMU delivers it".into()));
+        assert!(matches!(verdicts[4], Verdict::Unproven(_)));
     }
 
     #[test]

@@ -34,15 +34,37 @@ pub fn collect(parts: &Parts, configuration: &str, own: &Own) -> Result<Files> {
         ("postern.toml".to_owned(), Source::Bytes(configuration.as_bytes().to_vec())),
     ];
     for path in configuration::read(configuration).files() {
-        match find(parts, &path.value, own)? {
-            Some(source) => files.push((path.value.clone(), source)),
-            None if own.may_be_absent => {}
-            None => {
-                bail!("{}: the configuration names {}, which is not there{}", path.position, path.value, known(parts))
-            }
+        if let Some(source) = find(parts, &path.value, own)? {
+            files.push((path.value.clone(), source));
         }
     }
-    Ok(files)
+    match absent(parts, configuration, own)? {
+        Some(absent) if !own.may_be_absent => bail!("{absent}"),
+        _ => Ok(files),
+    }
+}
+
+/// The files that the configuration names and that are nowhere, in a sentence.
+///
+/// # Errors
+/// When a file that is made here cannot be made.
+pub fn absent(parts: &Parts, configuration: &str, own: &Own) -> Result<Option<String>> {
+    let mut absent = Vec::new();
+    for path in configuration::read(configuration).files() {
+        if find(parts, &path.value, own)?.is_none() {
+            absent.push(format!("{} ({})", path.value, path.position));
+        }
+    }
+    if absent.is_empty() {
+        return Ok(None);
+    }
+    let made: Vec<String> = parts.images.guests.iter().map(|(name, _)| format!("guests/{name}.elf")).collect();
+    Ok(Some(format!(
+        "the configuration names files that are neither in its own folder nor made here: {}; made here are \
+         guests/vmlinuz, guests/initrd, {}",
+        absent.join(", "),
+        made.join(", ")
+    )))
 }
 
 fn find(parts: &Parts, path: &str, own: &Own) -> Result<Option<Source>> {
@@ -64,9 +86,4 @@ fn find(parts: &Parts, path: &str, own: &Own) -> Result<Option<Source>> {
 fn built<'a>(parts: &'a Parts, path: &str) -> Option<&'a Path> {
     let name = path.strip_prefix("guests/")?.strip_suffix(".elf")?;
     parts.images.guests.iter().find(|(known, _)| known == name).map(|(_, file)| file.as_path())
-}
-
-fn known(parts: &Parts) -> String {
-    let guests: Vec<String> = parts.images.guests.iter().map(|(name, _)| format!("guests/{name}.elf")).collect();
-    format!(" beside it and not one of guests/vmlinuz, guests/initrd, {}", guests.join(", "))
 }

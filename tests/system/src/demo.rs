@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::attack::{self, Kind, Try};
+use crate::attack::{self, Kind, Try, Verdict};
 use crate::disk;
 use crate::log_line::{LogLine, fields};
 use crate::machine::Hardware;
-use crate::summary::{self, VmSummary};
+use crate::summary::{self, DeviceSummary, VmSummary};
 
 /// The name of the VM that does honest work.
 pub const LINUX: &str = "linux";
@@ -50,8 +50,28 @@ pub fn hardware(image: &Path) -> Hardware {
 pub struct Point {
     /// What is to be proven.
     pub claim: String,
-    /// What was found; an error where it proves the contrary or nothing.
-    pub finding: Result<String, String>,
+    /// What was found.
+    pub finding: Finding,
+}
+
+/// What there is to say of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It is proven by this.
+    Proven(String),
+    /// The emulator cannot do what the claim is about: nothing is proven, and nothing is held against Postern.
+    NotBlockable(String),
+    /// This proves the contrary, or nothing does prove it.
+    NotProven(String),
+}
+
+impl From<Result<String, String>> for Finding {
+    fn from(found: Result<String, String>) -> Self {
+        match found {
+            Ok(proof) => Self::Proven(proof),
+            Err(flaw) => Self::NotProven(flaw),
+        }
+    }
 }
 
 /// What is known besides the log.
@@ -75,7 +95,7 @@ pub fn judge(lines: &[LogLine], facts: Facts<'_>) -> Vec<Point> {
 }
 
 fn point(claim: &str, finding: Result<String, String>) -> Point {
-    Point { claim: claim.to_owned(), finding }
+    Point { claim: claim.to_owned(), finding: finding.into() }
 }
 
 /// The guest's `result` lines that have this key.
@@ -155,7 +175,7 @@ const REQUIRED: [(&str, IsOfKind); 9] = [
     ("DMA to the remapping unit's registers", |one, _| one.name == "unit-registers"),
     ("DMA to pages that its VM does not have", |one, _| one.name == "unmapped"),
     ("DMA writes to its own read-only memory", |one, _| one.kind == Kind::Write && one.name == "read-only"),
-    ("interrupts with handles of others", |one, _| one.name == "forged-handle" && one.outcome != "own"),
+    ("interrupts with handles of others", |one, _| one.name.starts_with("forged-handle")),
     ("interrupts in compatibility format", |one, _| one.name == "compatibility-format"),
 ];
 
@@ -178,23 +198,95 @@ impl Owners {
 fn attack_points(lines: &[LogLine]) -> Vec<Point> {
     let tries = attack::collect(lines, INTRUDER);
     let owners = Owners { linux: attack::memory_of(lines, LINUX), hypervisor: attack::memory_of(lines, "hypervisor") };
-    let mut points: Vec<Point> = REQUIRED
-        .iter()
-        .map(|(about, is_of_kind)| point(about, all_blocked(tries.iter().filter(|one| is_of_kind(one, &owners)))))
-        .collect();
-    points.push(point("every attack was blocked", all_blocked(tries.iter())));
+    let mut points = Vec::new();
+    for (about, is_of_kind) in &REQUIRED {
+        points.extend(judged(about, tries.iter().filter(|one| is_of_kind(one, &owners))));
+    }
+    points.push(all_judged(&tries));
     points
 }
 
-/// What is proven of these tries together; one of them is quoted.
-fn all_blocked<'a>(tries: impl Iterator<Item = &'a Try> + Clone) -> Result<String, String> {
-    let findings: Vec<(&Try, Result<String, String>)> = tries.map(|one| (one, one.finding())).collect();
-    let flaws: Vec<String> =
-        findings.iter().filter_map(|(one, finding)| Some(format!("{one}: {}", finding.as_ref().err()?))).collect();
-    match (findings.last(), flaws.as_slice()) {
-        (None, _) => Err("the intruder never tried".into()),
-        (Some((one, Ok(finding))), []) => Ok(format!("{} tries, such as {one}: {finding}", findings.len())),
-        (Some(_), flaws) => Err(flaws.join("; ")),
+/// What is proven of these tries together, and what can not be; one of them is quoted.
+fn judged<'a>(about: &str, tries: impl Iterator<Item = &'a Try>) -> Vec<Point> {
+    let (mut blocked, mut not_blockable, mut flaws) = (Vec::new(), Vec::new(), Vec::new());
+    for one in tries {
+        match one.verdict() {
+            Verdict::Blocked(report) => blocked.push((one, report)),
+            Verdict::Own => {}
+            Verdict::NotBlockable(because) => not_blockable.push((one, because)),
+            Verdict::Unproven(flaw) => flaws.push(format!("{one}: {flaw}")),
+        }
+    }
+    if !flaws.is_empty() {
+        return vec![point(about, Err(flaws.join("; ")))];
+    }
+    let mut points = Vec::new();
+    if let Some((one, report)) = blocked.last() {
+        let finding = format!("{} blocked and reported, such as {one}: {report}", tries_in_words(blocked.len()));
+        points.push(point(about, Ok(finding)));
+    }
+    if let Some((one, because)) = not_blockable.last() {
+        let count = tries_in_words(not_blockable.len());
+        let finding = format!("{count}, such as {one}: not blockable here: {because}; no VM noticed it");
+        points.push(Point { claim: about.to_owned(), finding: Finding::NotBlockable(finding) });
+    }
+    if points.is_empty() {
+        points.push(point(about, Err("the intruder never tried".into())));
+    }
+    points
+}
+
+/// The whole of the intruder's tries, whatever they were about.
+fn all_judged(tries: &[Try]) -> Point {
+    const CLAIM: &str = "every attack that this emulator can block was blocked";
+    let count = Count::of(tries);
+    let flaws: Vec<String> = tries
+        .iter()
+        .filter_map(|one| match one.verdict() {
+            Verdict::Unproven(flaw) => Some(format!("{one}: {flaw}")),
+            _ => None,
+        })
+        .collect();
+    if tries.is_empty() {
+        return point(CLAIM, Err("the intruder never tried".into()));
+    }
+    if !flaws.is_empty() {
+        return point(CLAIM, Err(flaws.join("; ")));
+    }
+    let own = count.all - count.blocked - count.not_blockable;
+    let Count { blocked, not_blockable, all } = count;
+    point(CLAIM, Ok(format!("of {all} tries {blocked} were blocked, {not_blockable} cannot be, {own} hit its own")))
+}
+
+/// `1 try`, `2 tries`.
+fn tries_in_words(count: usize) -> String {
+    if count == 1 { "1 try".into() } else { format!("{count} tries") }
+}
+
+/// What the intruder's tries came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Blocked and reported.
+    pub blocked: usize,
+    /// Tries that the emulator cannot block.
+    pub not_blockable: usize,
+    /// All of them.
+    pub all: usize,
+}
+
+impl Count {
+    fn of(tries: &[Try]) -> Self {
+        let count = |is_such: fn(&Verdict) -> bool| tries.iter().filter(|one| is_such(&one.verdict())).count();
+        Self {
+            blocked: count(|verdict| matches!(verdict, Verdict::Blocked(_))),
+            not_blockable: count(|verdict| matches!(verdict, Verdict::NotBlockable(_))),
+            all: tries.len(),
+        }
+    }
+
+    /// What the intruder's tries of this log came to.
+    pub fn in_log(lines: &[LogLine]) -> Self {
+        Self::of(&attack::collect(lines, INTRUDER))
     }
 }
 
@@ -222,32 +314,35 @@ fn given_back(vms: &[VmSummary]) -> Point {
     point("both VMs gave everything back", finding)
 }
 
-/// The table at the end: a line for each device, and who was stopped.
+/// The table at the end: a line for each device, and who was stopped. At most 80 columns wide for the demo's names.
 pub fn summary_table(lines: &[LogLine]) -> String {
-    let heading = ["VM", "device", "group", "read and checked", "interrupts", "exits", "DMA faults", "senders"];
+    let heading = ["VM", "device", "group", "read and checked", "interrupts", "exits", "DMA faults"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    let attacks = attack::collect(lines, INTRUDER);
+    let count = Count::in_log(lines);
     for vm in summary::collect(lines) {
-        let checked = if vm.vm == LINUX {
-            let reads = results(lines, LINUX, "sha256").len();
-            format!("64 MiB {reads} times, SHA-256")
-        } else {
-            let blocked = attacks.iter().filter(|one| one.report.is_some()).count();
-            format!("{blocked} of {} attacks blocked", attacks.len())
+        let reads = results(lines, &vm.vm, "sha256").len();
+        let checked = match vm.vm.as_str() {
+            LINUX if reads > 0 => format!("64 MiB {reads}x, SHA-256"),
+            INTRUDER if count.all > 0 => format!("{} of {} blocked", count.blocked, count.all),
+            _ => "-".to_owned(),
         };
-        let devices = if vm.devices.is_empty() { vec![summary::DeviceSummary::default()] } else { vm.devices.clone() };
+        let devices = if vm.devices.is_empty() { vec![DeviceSummary::default()] } else { vm.devices.clone() };
         for (index, device) in devices.iter().enumerate() {
             let once = |text: String| if index == 0 { text } else { String::new() };
-            let sender = if device.faults > 0 { device.device.clone() } else { "-".to_owned() };
+            // Segment 0 is the only one of most machines.
+            let address = device.device.strip_prefix("0000:").unwrap_or(&device.device);
+            let faults = match device.faults {
+                0 => "0".to_owned(),
+                faults => format!("{faults} by {address}"),
+            };
             rows.push(vec![
                 once(vm.vm.clone()),
-                format!("{} {}", device.device, device.ids),
+                if address.is_empty() { "-".to_owned() } else { address.to_owned() },
                 device.group.clone(),
                 once(checked.clone()),
                 device.interrupts.to_string(),
                 once(vm.exits.to_string()),
-                device.faults.to_string(),
-                sender,
+                faults,
             ]);
         }
     }

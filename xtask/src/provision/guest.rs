@@ -17,7 +17,7 @@ const DEBIAN_GUEST: PackageSet = PackageSet {
     wanted: |package| {
         package == "busybox-static" || (package.starts_with("linux-image-") && package != "linux-image-amd64")
     },
-    remedy: "give a kernel and an initramfs of your own with --kernel and --initrd",
+    remedy: "nothing that is installed can stand in for them",
 };
 
 /// Finds them in the cache, else fetches them.

@@ -36,18 +36,19 @@ impl Attack<'_> {
         let foreign = |address: &u64| *address >= end;
         // The first 2 MiB behind the guest's memory may belong to it still: the loader reserves the end of some.
         let behind = end.next_multiple_of(0x20_0000) + 0x20_0000;
-        self.both("unmapped", "unmapped", behind);
+        self.both("unmapped", behind);
         if let Some(bar) = self.edu.function.bar(0) {
-            self.both("unmapped-own-registers", "unmapped-own-registers", bar.address());
+            self.both("unmapped-own-registers", bar.address());
         }
         for (name, address) in MACHINE {
-            self.both(name, name, *address);
+            self.both(name, *address);
         }
-        for address in self.aims("hypervisor", HYPERVISOR).filter(foreign) {
-            self.both("read-hypervisor", "write-hypervisor", address);
-        }
-        for address in self.aims("linux", NEIGHBOUR).filter(foreign) {
-            self.both("read-linux", "write-linux", address);
+        for (owner, known, usual) in [("hypervisor", "hypervisor-ram", HYPERVISOR), ("linux", "linux-ram", NEIGHBOUR)] {
+            // Whose memory lies at the usual places is for the hypervisor's log to say.
+            let name = if self.multiboot.option(owner).is_some() { known } else { "foreign-ram" };
+            for address in self.aims(owner, usual).filter(foreign) {
+                self.both(name, address);
+            }
         }
         self.write_rom();
     }
@@ -61,9 +62,9 @@ impl Attack<'_> {
         given.chain(usual.iter().copied())
     }
 
-    fn both(&mut self, read: &str, write: &str, address: u64) {
-        self.read(read, address);
-        self.write(write, address);
+    fn both(&mut self, name: &str, address: u64) {
+        self.read(name, address);
+        self.write(name, address);
     }
 
     /// Has the device read from `address`, and looks at what it got.
