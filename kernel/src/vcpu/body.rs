@@ -235,6 +235,7 @@ impl<E: VcpuEngine> Body<E> {
     }
 
     pub(super) fn raise(&mut self, exception: Exception, platform: &dyn Platform) -> Flow {
+        self.give_up_step();
         let exception = match self.engine.injected() {
             None => exception,
             // What comes from outside waits until the exception is delivered.
@@ -403,7 +404,7 @@ impl<E: VcpuEngine> Body<E> {
     }
 
     fn takes_interrupts(&self) -> bool {
-        self.engine.flags() & bits::FLAGS_IF != 0 && !self.engine.has_interrupt_shadow()
+        self.engine.flags() & bits::FLAGS_IF != 0 && !self.engine.has_interrupt_shadow() && !self.steps()
     }
 
     /// Carries out what a write of a local APIC's register asks for.

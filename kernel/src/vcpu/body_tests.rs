@@ -158,6 +158,33 @@ fn a_second_nmi_waits_for_the_first_ones_iret() {
 }
 
 #[test]
+fn a_fault_of_the_stepped_iret_leaves_no_trap_flag() {
+    for (own, interrupts) in [(0, 0), (bits::FLAGS_TF, 0), (0, bits::FLAGS_IF)] {
+        let (mut body, machine) = (body(), machine(&[]));
+        listen(&mut body);
+        body.engine.set_flags(bits::FLAGS_ONE | own);
+        body.bus.endpoints()[0].request(Requests::NON_MASKABLE);
+        after(&mut body, &machine, &[]);
+        body.bus.endpoints()[0].request(Requests::NON_MASKABLE);
+        body.bus.endpoints()[0].post(INTERRUPT, Trigger::Edge);
+        body.engine.delivered.clear();
+        after(&mut body, &machine, &[Exit::InterruptReturn]);
+        assert!(body.engine.watches_exceptions);
+        // The handler may have switched interrupts on: one that came now would save the flag.
+        body.engine.set_flags(bits::FLAGS_ONE | bits::FLAGS_TF | interrupts);
+        after(&mut body, &machine, &[Exit::Interrupt]);
+        assert_eq!(body.engine.delivered, []);
+        let fault = Exception::GENERAL_PROTECTION;
+        after(&mut body, &machine, &[Exit::Exception(fault)]);
+        assert_eq!(body.engine.delivered, [Event::Exception(fault)]);
+        assert_eq!(body.engine.flags() & bits::FLAGS_TF, own);
+        assert!(!body.engine.watches_exceptions);
+        after(&mut body, &machine, &[Exit::Interrupt]);
+        assert_eq!(body.engine.delivered.get(1), Some(&Event::NonMaskable), "the handler is over");
+    }
+}
+
+#[test]
 fn an_nmi_behind_the_iret_comes_without_a_step() {
     let (mut body, machine) = (body(), machine(&[]));
     body.bus.endpoints()[0].request(Requests::NON_MASKABLE);

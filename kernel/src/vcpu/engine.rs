@@ -45,7 +45,7 @@ pub enum Exit {
     Undefined,
     /// RDPMC: there are no counters.
     Counter,
-    /// An exception that is intercepted only so that it cannot keep the processor in a loop: hand it on.
+    /// An exception that was not delivered. A page fault's address is in CR2.
     Exception(super::state::Exception),
     /// A machine check.
     MachineCheck,
@@ -244,6 +244,9 @@ pub trait VcpuEngine {
     /// Leave the guest with [`Exit::InterruptReturn`] before it executes IRET, or with [`Exit::NonMaskableWindow`] when it
     /// has returned from its NMI.
     fn watch_interrupt_return(&mut self, watch: bool);
+    /// Leave the guest with [`Exit::Exception`] for every exception before it is delivered. Only asked of engines that
+    /// report [`Exit::InterruptReturn`].
+    fn watch_exceptions(&mut self, _watch: bool) {}
 
     /// Whether the processor delivers interrupts by itself, out of the local APIC's registers that
     /// [`give_interrupts`](Self::give_interrupts) gave it.

@@ -1,6 +1,7 @@
 //! The non-maskable interrupt, where the engine does not hold the next one back itself. The guest is left before the
 //! handler's IRET, but the next NMI may come only behind it: at the IRET it would find the stack that the IRET is about
-//! to use. So when one waits, the IRET is carried out alone, by the trap flag.
+//! to use. So when one waits, the IRET is carried out alone, by the trap flag. Nothing else is delivered meanwhile, and if
+//! the IRET faults, the flag is taken back before the fault is: the guest never finds it in a saved RFLAGS.
 
 use super::body::Body;
 use super::engine::VcpuEngine;
@@ -72,7 +73,29 @@ impl<E: VcpuEngine> Body<E> {
             let flags = self.engine.flags();
             self.non_maskable.handling = Handling::Steps { at, traced: flags & bits::FLAGS_TF != 0 };
             self.engine.set_flags(flags | bits::FLAGS_TF);
+            self.engine.watch_exceptions(true);
         }
+    }
+
+    /// Whether the guest executes an IRET alone.
+    pub(super) const fn steps(&self) -> bool {
+        matches!(self.non_maskable.handling, Handling::Steps { .. })
+    }
+
+    /// The IRET that was to be stepped over raised an exception: NMIs are no longer held back, as on a processor whose
+    /// IRET faults.
+    pub(super) fn give_up_step(&mut self) {
+        let Handling::Steps { traced, .. } = self.non_maskable.handling else { return };
+        self.end_step();
+        if !traced {
+            self.engine.set_flags(self.engine.flags() & !bits::FLAGS_TF);
+        }
+    }
+
+    fn end_step(&mut self) {
+        self.non_maskable.handling = Handling::No;
+        self.engine.watch_exceptions(false);
+        self.attention = true;
     }
 
     /// The guest is about to execute IRET.
@@ -92,8 +115,7 @@ impl<E: VcpuEngine> Body<E> {
     /// A debug exception: the guest's, unless it was this step alone that raised it.
     pub(super) fn handle_debug_exception(&mut self) -> Result<(), Exception> {
         let Handling::Steps { traced, .. } = self.non_maskable.handling else { return Err(Exception::DEBUG) };
-        self.non_maskable.handling = Handling::No;
-        self.attention = true;
+        self.end_step();
         let dr6 = self.engine.system(SystemRegister::Dr6);
         if traced || dr6 & DR6_OTHERS != 0 {
             return Err(Exception::DEBUG);

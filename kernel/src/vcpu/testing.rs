@@ -26,6 +26,7 @@ pub(super) struct FakeEngine {
     /// What was delivered, in order.
     pub(super) delivered: Vec<Event>,
     pub(super) window: Option<u8>,
+    pub(super) watches_exceptions: bool,
     pub(super) external_window: bool,
     pub(super) exits: VecDeque<Exit>,
     exit: Exit,
@@ -51,6 +52,7 @@ impl FakeEngine {
             injected: None,
             delivered: Vec::new(),
             window: None,
+            watches_exceptions: false,
             external_window: false,
             exits: VecDeque::new(),
             exit: Exit::Shutdown,
@@ -133,6 +135,9 @@ impl VcpuEngine for FakeEngine {
         self.external_window = true;
     }
     fn watch_interrupt_return(&mut self, _: bool) {}
+    fn watch_exceptions(&mut self, watch: bool) {
+        self.watches_exceptions = watch;
+    }
     fn set_nested_root(&mut self, _: HostPhysical) {}
     fn flush_translations(&mut self) {
         self.flushes += 1;

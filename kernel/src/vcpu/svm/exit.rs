@@ -28,6 +28,11 @@ pub(super) const MSR: u64 = 0x7c;
 /// An I/O instruction.
 pub(super) const PORT: u64 = 0x7b;
 
+/// #PF; EXITINFO2 is its address.
+pub(super) const PAGE_FAULT: u64 = 0x4e;
+/// The exceptions with an error code, which is EXITINFO1 (APM volume 2 table 8-2).
+const HAVE_ERRORS: u32 = 1 << 8 | 0x1f << 10 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
+
 /// VMEXIT_INVALID is -1; the emulator stores it as 32 bits.
 const INVALID: u32 = u32::MAX;
 
@@ -72,9 +77,12 @@ impl Svm {
             0x6f => Exit::Counter,
             // RSM, INVLPGA, SVM's own instructions, MONITOR, MWAIT, RDPRU.
             0x73 | 0x7a | 0x80 | 0x82..=0x86 | 0x8a..=0x8c | 0x8e => Exit::Undefined,
-            0x41 => Exit::Exception(Exception::DEBUG),
-            0x51 => Exit::Exception(Exception::ALIGNMENT),
             0x52 => Exit::MachineCheck,
+            0x40..=0x5f => {
+                let vector = code as u8 & 0x1f;
+                let error = HAVE_ERRORS & 1 << vector != 0;
+                Exit::Exception(Exception { vector, error: error.then_some(first as u32) })
+            }
             0x7f => Exit::Shutdown,
             INVALID => match rules::broken(self.vmcb()) {
                 Some(rule) => Exit::Invalid(rule),

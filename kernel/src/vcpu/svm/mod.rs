@@ -36,6 +36,8 @@ const EFER_SVME: u64 = 1 << 12;
 const DR_WRITES: u16 = 0xf0;
 /// Intercepted exceptions: #DB and #AC, whose endless delivery would keep the processor from every interrupt, and #MC.
 const EXCEPTIONS: u32 = 1 << 1 | 1 << 17 | 1 << 18;
+/// All of them; vector 2 is the NMI's, which has an intercept of its own.
+const ALL_EXCEPTIONS: u32 = !(1 << 2);
 const FIRST: u32 = first::INTERRUPT
     | first::NON_MASKABLE
     | first::SYSTEM_MANAGEMENT
@@ -182,6 +184,7 @@ impl VcpuEngine for Svm {
         // DX has the processor's family, model and stepping.
         self.registers.set_u32(Register::Rdx, core::arch::x86_64::__cpuid_count(1, 0).eax);
         self.watch_interrupt_return(false);
+        self.watch_exceptions(false);
         let (delivery, vmcb) = self.parts();
         delivery.reset(vmcb);
         vmcb.control.interrupt = interrupt::MASKING;
@@ -390,6 +393,10 @@ impl VcpuEngine for Svm {
         }
     }
 
+    fn watch_exceptions(&mut self, watch: bool) {
+        self.vmcb_mut().control.exceptions = if watch { ALL_EXCEPTIONS } else { EXCEPTIONS };
+    }
+
     fn set_nested_root(&mut self, root: HostPhysical) {
         self.vmcb_mut().control.nested_root = root.as_u64();
     }
@@ -475,8 +482,13 @@ impl VcpuEngine for Svm {
     }
 
     fn exit(&mut self) -> Exit {
+        let vmcb = self.vmcb_mut();
         // What was to be flushed is; exits on the quick way flush once more, which is never wrong.
-        self.vmcb_mut().control.tlb_control = 0;
+        vmcb.control.tlb_control = 0;
+        // The processor leaves this to whoever delivers the fault.
+        if vmcb.control.exit_code == exit::PAGE_FAULT {
+            vmcb.save.cr2 = vmcb.control.exit_second;
+        }
         self.decode_exit()
     }
 }
