@@ -8,6 +8,7 @@
 use alloc::vec::Vec;
 
 use iommu::address::PciAddress;
+use iommu::door::Machine;
 use iommu::driver::{Delivery, Driver, Handle};
 use iommu::interrupt::entry::Trigger;
 use passthrough::door::{Event, InterruptError, Message};
@@ -15,7 +16,6 @@ use spin::Mutex;
 
 use super::complaints::Complaints;
 use super::events::Events;
-use super::machine::KernelMachine;
 use super::route::Route;
 use super::signature::Signature;
 
@@ -32,7 +32,7 @@ pub struct Entries {
 impl Entries {
     /// `count` entries in a row for messages of `function`, signed like this; none is present.
     pub fn allocate(
-        driver: &Driver<KernelMachine>,
+        driver: &Driver<impl Machine>,
         function: PciAddress,
         signature: &Signature,
         count: u16,
@@ -47,7 +47,7 @@ impl Entries {
     }
 
     /// What the function writes to reach an entry.
-    pub fn message(&self, driver: &Driver<KernelMachine>, index: u16) -> Message {
+    pub fn message(&self, driver: &Driver<impl Machine>, index: u16) -> Message {
         match driver.interrupts().message(&self.handle, index) {
             Ok(message) => Message { address: message.address, data: message.data },
             // Only an index that was never allocated: a message that no entry answers.
@@ -58,7 +58,7 @@ impl Entries {
     /// Lets an entry deliver to `event` from now on.
     pub fn bind(
         &self,
-        driver: &Driver<KernelMachine>,
+        driver: &Driver<impl Machine>,
         events: &'static Events,
         index: u16,
         event: Event,
@@ -87,7 +87,7 @@ impl Entries {
         programmed
     }
 
-    fn program(&self, driver: &Driver<KernelMachine>, index: u16, route: &Route) -> Result<(), InterruptError> {
+    fn program(&self, driver: &Driver<impl Machine>, index: u16, route: &Route) -> Result<(), InterruptError> {
         let destination_apic_id = crate::cpu::apic_id(route.cpu()).unwrap_or(u32::MAX);
         let delivery = Delivery::Remapped { destination_apic_id, vector: route.number(), trigger: Trigger::Edge };
         driver.interrupts().program(&self.handle, index, delivery).map_err(|refusal| {
@@ -99,7 +99,7 @@ impl Entries {
     }
 
     /// Makes an entry not present, then lets go of its vectors.
-    pub fn unbind(&self, driver: &Driver<KernelMachine>, index: u16) {
+    pub fn unbind(&self, driver: &Driver<impl Machine>, index: u16) {
         let mut all = self.routes.lock();
         let Some(held) = all.get_mut(usize::from(index)).filter(|held| !held.is_empty()) else { return };
         match driver.interrupts().mask(&self.handle, index) {
@@ -113,7 +113,7 @@ impl Entries {
     }
 
     /// Gives everything back.
-    pub fn free(self, driver: &Driver<KernelMachine>) {
+    pub fn free(self, driver: &Driver<impl Machine>) {
         let Self { function, complaints, handle, routes } = self;
         match driver.interrupts().free(handle) {
             Ok(()) => drop(routes),

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use iommu::address::{HostPhysical, Iova, PciAddress, SourceId};
+use iommu::door::Machine;
 use iommu::driver::{AttachError, DomainError, DomainId, DomainRequest, Driver, InterruptRemapping};
 use iommu::paging::Permissions;
 use log::{info, warn};
@@ -27,9 +28,8 @@ use super::signature::Signature;
 use crate::memory::{self, KernelFrames};
 
 /// A handle on the machine's remapping units.
-#[derive(Clone)]
-pub struct Remapping {
-    driver: &'static Driver<KernelMachine>,
+pub struct Remapping<M: Machine + 'static = KernelMachine> {
+    driver: &'static Driver<M>,
     events: &'static Events,
     registry: Registry,
     /// The functions that no longer need the memory which firmware reserved for them.
@@ -50,7 +50,22 @@ pub struct Liberties {
     pub device_tlb: bool,
 }
 
-impl fmt::Debug for Remapping {
+impl<M: Machine> Clone for Remapping<M> {
+    fn clone(&self) -> Self {
+        Self {
+            driver: self.driver,
+            events: self.events,
+            registry: self.registry.clone(),
+            outgrown: self.outgrown.clone(),
+            doubt: self.doubt.clone(),
+            complaints: self.complaints.clone(),
+            tlbs: self.tlbs.clone(),
+            liberties: self.liberties,
+        }
+    }
+}
+
+impl<M: Machine> fmt::Debug for Remapping<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remapping").field("driver", &self.driver).finish_non_exhaustive()
     }
@@ -70,12 +85,12 @@ pub enum Messages {
     },
 }
 
-impl Remapping {
+impl<M: Machine> Remapping<M> {
     /// The units that `driver` drives, for the functions of `registry`, with interrupts delivered to `events`.
     /// Those of `outgrown` do not need the memory any more that firmware reserved for them; those of `tlbs` could use a
     /// TLB of their own.
     pub(super) fn new(
-        driver: &'static Driver<KernelMachine>,
+        driver: &'static Driver<M>,
         events: &'static Events,
         registry: Registry,
         outgrown: Vec<PciAddress>,
@@ -134,7 +149,7 @@ impl Remapping {
     }
 
     /// The driver.
-    pub fn driver(&self) -> &'static Driver<KernelMachine> {
+    pub fn driver(&self) -> &'static Driver<M> {
         self.driver
     }
 
@@ -159,7 +174,7 @@ impl Remapping {
 #[derive(Clone, Copy, Debug)]
 pub enum Line {}
 
-impl RemappingHardware for Remapping {
+impl<M: Machine<Frames = KernelFrames>> RemappingHardware for Remapping<M> {
     type Domain = DomainId;
     type Interrupts = Messages;
     type Line = Line;
@@ -356,3 +371,7 @@ impl RemappingHardware for Remapping {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "remapping_tests.rs"]
+mod tests;
