@@ -118,16 +118,21 @@ impl<M: Memory> Unit<M> {
         }
         self.audit_pasids(found);
         for page in self.caches.pages.iter().filter(|page| page.output.is_none()) {
-            if self.look(page.root, page.levels, page.first).is_some() {
+            if self.look(page.snoops, page.root, page.levels, page.first).is_some() {
                 found.push(Violation::Stale { structure: Structure::PageTable, at: page.leaf.0 });
             }
         }
-        let leaves = self.caches.pages.iter().filter(|page| page.output.is_some()).map(|page| (page.pasid, page.leaf));
-        let links = self.caches.links.iter().map(|link| (link.pasid, link.step));
-        for (pasid, (at, value)) in leaves.chain(links) {
+        let leaves = self
+            .caches
+            .pages
+            .iter()
+            .filter(|page| page.output.is_some())
+            .map(|page| (page.pasid, page.snoops, page.leaf));
+        let links = self.caches.links.iter().map(|link| (link.pasid, link.snoops, link.step));
+        for (pasid, snoops, (at, value)) in leaves.chain(links) {
             // The unit itself may set accessed and dirty bits of a first stage.
             let ignored = if pasid.is_some() { IGNORED & !(1 << 63) | 0x60 } else { IGNORED };
-            if self.load(at).is_none_or(|now| (now ^ value) & !ignored != 0) {
+            if self.load_of_walk(snoops, at).is_none_or(|now| (now ^ value) & !ignored != 0) {
                 found.push(Violation::Stale { structure: Structure::PageTable, at });
             }
         }
@@ -163,7 +168,7 @@ impl<M: Memory> Unit<M> {
             let words = self.pasid_in_memory(low, pasid.unwrap_or((high & 0xf_ffff) as u32))?;
             return self.look_by_pasid(words, address);
         }
-        self.look(low & self.pointer_mask(), (high & 7) as u8 + 2, address)
+        self.look(self.configuration.coherent, low & self.pointer_mask(), (high & 7) as u8 + 2, address)
     }
 
     /// Software gives `count` frames at `first` back to be used for something else.

@@ -44,6 +44,8 @@ pub(crate) struct CachedPage {
     pub(crate) pasid: Option<u32>,
     /// It went through both stages.
     pub(crate) nested: bool,
+    /// The walk snooped.
+    pub(crate) snoops: bool,
     /// The table that it came from.
     pub(crate) root: u64,
     pub(crate) levels: u8,
@@ -60,6 +62,7 @@ pub(crate) struct CachedPage {
 pub(crate) struct CachedLink {
     pub(crate) tag: u16,
     pub(crate) pasid: Option<u32>,
+    pub(crate) snoops: bool,
     pub(crate) root: u64,
     /// The level of the table that it leads to.
     pub(crate) level: u8,

@@ -62,7 +62,7 @@ impl<M: Memory> Unit<M> {
                 Some(stage) => self.walk(stage, at, 1)?.0,
                 None => at,
             };
-            let value = self.load_first(tables, at).ok_or(reason::FIRST_STAGE_ACCESS)?;
+            let value = self.load_of_walk(tables.snoops, at).ok_or(reason::FIRST_STAGE_ACCESS)?;
             let leaf = self.check_first(tables, level, at, value, need)?;
             permissions &= if value & WRITE != 0 { 3 } else { 1 };
             let marks = ACCESSED | if leaf && need & 2 != 0 { DIRTY } else { 0 };
@@ -74,9 +74,9 @@ impl<M: Memory> Unit<M> {
                 let step = (at, value);
                 level -= 1;
                 let root = tables.root;
-                let tag = domain;
+                let (tag, snoops) = (domain, tables.snoops);
                 let pasid = Some(pasid);
-                self.caches.links.push(CachedLink { tag, pasid, root, level, first, bits, step, permissions });
+                self.caches.links.push(CachedLink { tag, pasid, snoops, root, level, first, bits, step, permissions });
                 table = value & self.pointer_mask();
                 continue;
             }
@@ -84,6 +84,7 @@ impl<M: Memory> Unit<M> {
                 tag: domain,
                 pasid: Some(pasid),
                 nested: false,
+                snoops: tables.snoops,
                 root: tables.root,
                 levels: tables.levels,
                 first,
@@ -106,10 +107,6 @@ impl<M: Memory> Unit<M> {
             self.caches.pages.push(page);
             return Ok((output, permissions));
         }
-    }
-
-    fn load_first(&self, tables: &FirstStage, at: u64) -> Option<u64> {
-        if tables.snoops { self.memory.read(at) } else { self.memory.read_flushed(at) }
     }
 
     /// Whether the entry is a page.
@@ -164,18 +161,19 @@ impl<M: Memory> Unit<M> {
     /// Where `address` leads in memory as it is now, past all caches; `second` is the second stage's table and levels.
     pub(crate) fn look_first(
         &self,
+        snoops: bool,
         root: u64,
         levels: u8,
         address: u64,
         second: Option<(u64, u8)>,
     ) -> Option<(u64, u64)> {
         let through = |address| match second {
-            Some((root, levels)) => self.look(root, levels, address),
+            Some((root, levels)) => self.look(snoops, root, levels, address),
             None => Some((address, 3)),
         };
         let (mut level, mut table, mut permissions) = (levels, root, 3);
         loop {
-            let value = self.load(through(table + (address >> shift(level) & 511) * 8)?.0)?;
+            let value = self.load_of_walk(snoops, through(table + (address >> shift(level) & 511) * 8)?.0)?;
             if value & PRESENT == 0 {
                 return None;
             }

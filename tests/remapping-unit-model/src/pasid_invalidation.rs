@@ -116,14 +116,16 @@ impl<M: Memory> Unit<M> {
 
     /// Where an address leads by such an entry, past all caches.
     pub(crate) fn look_by_pasid(&self, words: [u64; 3], address: u64) -> Option<(u64, u64)> {
-        let [first, _, third] = words;
+        let [first, second_word, third] = words;
+        let snoops =
+            second_word & 1 << 23 != 0 && self.configuration.scalable.is_some_and(|scalable| scalable.coherent);
         let (second, levels) = (first & self.pointer_mask(), (first >> 2 & 7) as u8 + 2);
         let first_levels = if third >> 2 & 3 == 1 { 5 } else { 4 };
         let table = third & self.pointer_mask();
         match first >> 6 & 7 {
-            1 => self.look_first(table, first_levels, address, None),
-            2 => self.look(second, levels, address),
-            3 => self.look_first(table, first_levels, address, Some((second, levels))),
+            1 => self.look_first(snoops, table, first_levels, address, None),
+            2 => self.look(snoops, second, levels, address),
+            3 => self.look_first(snoops, table, first_levels, address, Some((second, levels))),
             _ => Some((address, 3)),
         }
     }

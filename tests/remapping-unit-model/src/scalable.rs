@@ -190,14 +190,15 @@ impl<M: Memory> Unit<M> {
         if domain == 0 && unit.caching_mode {
             self.complain(Violation::DomainZero { source: request.source });
         }
-        let stage = Stage { domain, root: first & self.pointer_mask(), levels: width + 2, scalable: true };
+        let snoops = scalable.coherent && second & 1 << 23 != 0;
+        let stage = Stage { domain, root: first & self.pointer_mask(), levels: width + 2, scalable: true, snoops };
         let tables = FirstStage {
             domain,
             pasid,
             root: third & self.pointer_mask(),
             levels: if five_levels { 5 } else { 4 },
             second: (kind == 3).then_some(stage),
-            snoops: scalable.coherent && second & 1 << 23 != 0,
+            snoops,
             execute_disable: third & 1 << 5 != 0,
         };
         match kind {

@@ -216,7 +216,8 @@ impl<M: Memory> Unit<M> {
             return Ok((request.address, 3));
         }
         let root = low & self.pointer_mask();
-        let stage = Stage { domain, root, levels: width + 2, scalable: false };
+        let snoops = self.configuration.coherent;
+        let stage = Stage { domain, root, levels: width + 2, scalable: false, snoops };
         self.walk(stage, request.address, need(request.access))
     }
 

@@ -111,6 +111,11 @@ impl<M: Memory> Unit<M> {
         if self.configuration.coherent { self.memory.read(address) } else { self.memory.read_flushed(address) }
     }
 
+    /// A word of a page table, as a walk sees it that snoops or does not.
+    pub(crate) fn load_of_walk(&self, snoops: bool, address: u64) -> Option<u64> {
+        if snoops { self.memory.read(address) } else { self.memory.read_flushed(address) }
+    }
+
     pub(crate) fn load_pair(&self, address: u64) -> Option<(u64, u64)> {
         Some((self.load(address)?, self.load(address.checked_add(8)?)?))
     }

@@ -12,6 +12,8 @@ pub(crate) struct Stage {
     pub(crate) root: u64,
     pub(crate) levels: u8,
     pub(crate) scalable: bool,
+    /// The walk snoops: ECAP.C in legacy mode; ECAP.SMPWCS and the PASID entry's PWSNP in scalable mode.
+    pub(crate) snoops: bool,
 }
 
 /// An entry of a second-stage table as the unit understands it.
@@ -69,7 +71,7 @@ impl<M: Memory> Unit<M> {
     }
 
     fn walk_second(&mut self, stage: Stage, address: u64, need: u64) -> Result<(u64, u64), u8> {
-        let Stage { domain, root, levels, .. } = stage;
+        let Stage { domain, root, levels, snoops, .. } = stage;
         let refused = if need & 2 != 0 { reason::WRITE } else { reason::READ };
         let covers = |first, bits| overlap(first, bits, address, 0);
         let cached = self
@@ -105,11 +107,12 @@ impl<M: Memory> Unit<M> {
         };
         loop {
             let at = table + (address >> shift(level) & 511) * 8;
-            let value = self.load(at).ok_or(reason::PAGE_TABLE_ACCESS)?;
+            let value = self.load_of_walk(snoops, at).ok_or(reason::PAGE_TABLE_ACCESS)?;
             let keep = |bits: u32, output| CachedPage {
                 tag: domain,
                 pasid: None,
                 nested: false,
+                snoops,
                 root,
                 levels,
                 first: address >> bits << bits,
@@ -147,6 +150,7 @@ impl<M: Memory> Unit<M> {
                     self.caches.links.push(CachedLink {
                         tag: domain,
                         pasid: None,
+                        snoops,
                         root,
                         level,
                         first: address >> bits << bits,
@@ -161,10 +165,10 @@ impl<M: Memory> Unit<M> {
     }
 
     /// Where `address` leads in memory as it is now, past all caches.
-    pub(crate) fn look(&self, root: u64, levels: u8, address: u64) -> Option<(u64, u64)> {
+    pub(crate) fn look(&self, snoops: bool, root: u64, levels: u8, address: u64) -> Option<(u64, u64)> {
         let (mut level, mut table, mut permissions) = (levels, root, IGNORED_PERMISSIONS);
         loop {
-            let value = self.load(table + (address >> shift(level) & 511) * 8)?;
+            let value = self.load_of_walk(snoops, table + (address >> shift(level) & 511) * 8)?;
             permissions &= value & 3;
             match self.understand(level, value) {
                 Entry::Absent | Entry::Reserved => return None,
