@@ -16,7 +16,7 @@ use iommu::interrupt::entry::Trigger;
 use iommu::paging::Permissions;
 use proptest::prelude::*;
 use remapping_unit_model::{
-    Access, AddressType, Configuration, Interrupt, InterruptOutcome, Message, Notification, Refusal, Request,
+    Access, AddressType, Configuration, Interrupt, InterruptOutcome, Message, Notification, Refusal, Request, Scalable,
 };
 
 const DEVICES: [PciAddress; 3] =
@@ -70,8 +70,24 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What a unit can do in scalable mode: one stage or both.
+fn scalable() -> impl Strategy<Value = Scalable> {
+    (1..4u8, any::<u8>(), prop::option::of(1..=20u8)).prop_map(|(stages, flags, pasid_bits)| Scalable {
+        first_stage: stages & 1 != 0,
+        second_stage: stages & 2 != 0,
+        nested: flags & 1 != 0,
+        pasid_bits,
+        rid_pasid: flags & 2 != 0,
+        coherent: flags & 4 != 0,
+        supervisor: flags & 8 != 0,
+        huge_pages: flags & 16 != 0,
+        five_levels: flags & 32 != 0,
+    })
+}
+
 prop_compose! {
     fn configuration()(
+        scalable in prop::option::of(scalable()),
         flags in any::<u16>(),
         queue in prop::sample::select(vec![true, true, true, false]),
         levels in prop::sample::select(vec![0b0010u8, 0b0100, 0b0110, 0b1000, 0b1110]),
@@ -88,7 +104,7 @@ prop_compose! {
         Configuration {
             queue,
             device_tlb: flag(9) && queue,
-            version, domains, levels, large_pages, page_selective, fault_records, delay,
+            scalable, version, domains, levels, large_pages, page_selective, fault_records, delay,
             width: if levels & 8 != 0 { 57 } else if levels & 4 != 0 { 48 } else { 39 },
             host_width: 46,
             draining: flag(0),
@@ -149,6 +165,12 @@ impl Run {
         }
     }
 
+    /// A first stage has no pages that are only written.
+    fn possible(&self, permissions: u8) -> u8 {
+        let scalable = self.board.unit.borrow().configuration().scalable;
+        if scalable.is_some_and(|scalable| !scalable.second_stage) { permissions | 1 } else { permissions }
+    }
+
     fn step(&mut self, step: Step) {
         match step {
             Step::Create => {
@@ -169,6 +191,7 @@ impl Run {
                 }
             }
             Step::Map { domain, start, length, host, permissions } => {
+                let permissions = self.possible(permissions);
                 let Domain { id: Some(id), pages: mapped } = &mut self.domains[domain] else { return };
                 let range = pages(start, length);
                 let free = mapped.range(range.clone()).next().is_none();
@@ -186,6 +209,7 @@ impl Run {
                 self.unmap(domain, &[pages(start, length), pages(other, length)]);
             }
             Step::Protect { domain, start, length, permissions } => {
+                let permissions = self.possible(permissions);
                 let Domain { id: Some(id), pages: mapped } = &mut self.domains[domain] else { return };
                 let range = pages(start, length);
                 if mapped.range(range.clone()).count() as u64 != range.end - range.start {
