@@ -311,6 +311,7 @@ impl<E: VcpuEngine> Body<E> {
             }
             Flow::Break(Stop::Halted)
         } else {
+            self.engine.prepare();
             Flow::Continue(())
         }
     }

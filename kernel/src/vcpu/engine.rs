@@ -278,6 +278,9 @@ pub trait VcpuEngine {
     /// This host CPU lets the guest go.
     fn unload(&mut self);
 
+    /// What is to be delivered and what the guest is to be left for is chosen. Unless something else comes up,
+    /// [`hold`](Self::hold) and [`enter`](Self::enter) follow, and if it does, [`release`](Self::release).
+    fn prepare(&mut self) {}
     /// Holds interrupts back on this host CPU until [`enter`](Self::enter) or [`release`](Self::release): what was
     /// looked at in between cannot change unseen, because its kick waits and makes the guest be left at once.
     fn hold(&mut self);

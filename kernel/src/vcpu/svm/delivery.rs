@@ -19,7 +19,7 @@ pub(super) struct Delivery {
     repeats: bool,
     /// The interrupt that was last injected as a software interrupt: its vector, and where the guest was.
     disguised: Option<(u8, u64)>,
-    /// The next entry has to be left as soon as its event is delivered.
+    /// The entry that delivers the last injected event has to be left right after.
     comes_back: bool,
 }
 
@@ -79,10 +79,9 @@ impl Delivery {
         vmcb.control.injection = 0;
     }
 
-    /// Whether this host CPU has to interrupt itself before this entry.
-    #[inline]
-    pub(super) const fn comes_back(&self) -> bool {
-        self.comes_back
+    /// Whether this host CPU has to interrupt itself before the next entry.
+    pub(super) const fn comes_back(&self, vmcb: &Vmcb) -> bool {
+        self.comes_back && vmcb.control.injection & event::VALID != 0
     }
 
     /// The guest was left: an event whose delivery that interrupted (EXITINTINFO) is delivered again, but for the guest's
@@ -103,12 +102,6 @@ impl Delivery {
             _ => false,
         };
         vmcb.control.injection = if again { delivery } else { 0 };
-    }
-
-    /// The guest was left, after all that was to be delivered before it went on.
-    #[inline]
-    pub(super) const fn left(&mut self) {
-        self.comes_back = false;
     }
 }
 
@@ -216,9 +209,8 @@ mod tests {
                         Seen::NonMaskable => Event::NonMaskable,
                     });
                 }
-                let comes_back = delivery.comes_back();
+                let comes_back = delivery.comes_back(&vmcb);
                 processor.run(&mut vmcb, comes_back, what);
-                delivery.left();
                 if vmcb.control.exit_delivery & event::VALID != 0 {
                     delivery.interrupted(&mut vmcb);
                 }

@@ -435,6 +435,14 @@ impl VcpuEngine for Svm {
         self.host_state = 0;
     }
 
+    fn prepare(&mut self) {
+        if self.delivery.comes_back(self.vmcb()) {
+            // It waits for GIF, which the entry sets: the guest is left right after the event's delivery.
+            machine::hold();
+            cpu::send_interrupt(cpu::index(), cpu::vectors::KICK);
+        }
+    }
+
     #[inline]
     fn hold(&mut self) {
         machine::hold();
@@ -451,11 +459,6 @@ impl VcpuEngine for Svm {
         let save = &mut self.vmcb_mut().save;
         save.rax = rax;
         save.stack_pointer = rsp;
-        if self.delivery.comes_back() {
-            self.delivery.left();
-            // It waits for GIF: the guest is left right after the event's delivery.
-            cpu::send_interrupt(cpu::index(), cpu::vectors::KICK);
-        }
         // SAFETY: `load` found SVM enabled on this CPU and the caller stays on it; the nested page table is the
         // machine's own.
         unsafe { machine::run(&mut self.registers, self.physical.as_u64(), self.host_state) };
