@@ -9,10 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
-    after_help = "What is fetched is unpacked, without root, into one folder: $POSTERN_CACHE, or \
+    after_help = "Begin with `cargo xtask run`; `cargo xtask help COMMAND` has each command's options and examples.\n\n\
+                  What is fetched is unpacked, without root, into one folder: $POSTERN_CACHE, or \
                   $XDG_CACHE_HOME/postern, or ~/.cache/postern. rustup and cargo keep what they fetch in their own \
-                  folders: the bare-metal targets, where rustup can add them, and crates. On Ubuntu, $POSTERN_DEBIAN_MIRROR names the Debian mirror to \
-                 fetch from."
+                  folders: the bare-metal targets, where rustup can add them, and crates. $POSTERN_DEBIAN_MIRROR names \
+                  the Debian mirror to fetch from, where apt's configuration names none, as on Ubuntu, or another one."
 )]
 pub(crate) struct CommandLine {
     /// What to do.
@@ -24,30 +25,53 @@ pub(crate) struct CommandLine {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Find or fetch every tool that the other commands need, and say where each one is
+    #[command(after_help = "Examples:\n  \
+                          cargo xtask setup             fetch what is missing, and say where everything is\n  \
+                          cargo xtask setup --offline   only say what is missing")]
     Setup(Offline),
     /// Build the boot loader, the kernel and the test guests
+    #[command(after_help = "Example:\n  \
+                          cargo xtask build   the files' places are printed at the end")]
     Build(Offline),
     /// Boot Postern in an emulator and show its log and the guests' consoles
     ///
-    /// Without --config it runs, in QEMU, the demo: a Linux guest that owns an NVMe disk and a network card, beside a guest
-    /// whose device attacks everything in reach. It then proves from the log and the disk that the first worked and
+    /// Without --config it runs, in QEMU, the demo: a Linux guest that owns an NVMe disk and a network card, beside a
+    /// guest whose device attacks everything in reach. It then proves from the log and the disk that the first worked and
     /// the second was stopped; the exit status is 0 only if every point is proven. With --config or --initrd there is
     /// nothing of the demo to prove: the exit status is 0 if every VM started, ended without a crash and gave its
     /// memory back.
+    #[command(after_help = "Examples:\n  \
+                          cargo xtask run                              the demo\n  \
+                          cargo xtask run --shell                      the demo's machine, at the Linux guest's shell\n  \
+                          cargo xtask run --config my.toml             your own configuration\n  \
+                          cargo xtask run --kernel bzImage             the demo with your own Linux\n  \
+                          cargo xtask run --qemu-arg=-d --qemu-arg=int QEMU's own log, in target/postern/run\n\n\
+                          The serial log, QEMU's complaints and the disk stay in target/postern/run. Colours go to \
+                          terminals only, and not where NO_COLOR is set.")]
     Run(Box<RunOptions>),
     /// Write the disk for a lab machine: a file to copy to a USB stick, which UEFI firmware boots from
     ///
     /// It has a GUID partition table and one EFI system partition with the loader, the kernel, the configuration and
     /// the files that it names. The configuration is checked before anything is written.
+    #[command(after_help = "Example:\n  \
+                          cargo xtask image usb.img --config my.toml")]
     Image(ImageOptions),
     /// Check formatting and lints, run the host tests, and boot the system tests in QEMU and in Bochs; what CI runs
     ///
     /// Ends with the line `N passed, N failed`.
+    #[command(after_help = "Examples:\n  \
+                          cargo xtask test                all\n  \
+                          cargo xtask test host           nothing that boots\n  \
+                          cargo xtask test system demo    one boot; its log stays in target/postern/demo")]
     Test(TestOptions),
     /// Show a machine's DMAR table as the driver understands it
     ///
     /// The exit status says what the driver makes of it: 0 it takes the table as it is, 3 it leaves out what a warning
     /// names, 2 it rejects the table; 1 if there is no table to read.
+    #[command(after_help = "Examples:\n  \
+                          sudo cat /sys/firmware/acpi/tables/DMAR >dmar.bin\n  \
+                          cargo xtask dmar dmar.bin          as text\n  \
+                          cargo xtask dmar dmar.bin --json   for programs")]
     Dmar(DmarOptions),
 }
 
@@ -198,6 +222,8 @@ mod tests {
     fn every_command_and_option_has_help() {
         for command in CommandLine::command().get_subcommands() {
             assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains("cargo xtask"), "{} has no example", command.get_name());
             for argument in command.get_arguments() {
                 assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
             }

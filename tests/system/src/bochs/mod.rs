@@ -38,6 +38,7 @@ use anyhow::{Context, Result};
 
 pub use hardware::Hardware;
 
+use crate::child;
 use crate::ending::Ended;
 use crate::log_line::LogLine;
 use crate::machine::{Event, Received, Running, listen, receive};
@@ -84,6 +85,7 @@ impl Machine {
         let (said, ours) = pipe().context("cannot make a pipe")?;
         let mut command = bochs.command();
         command.current_dir(folder).args(["-q", "-unlock", "-f", "bochsrc"]);
+        let mut command = child::bound(&command);
         command.stdin(Stdio::null()).stdout(ours.try_clone()?).stderr(ours);
         let child = command.spawn().context("cannot start Bochs")?;
         // It holds the pipe's other end, which Bochs alone should have.
