@@ -28,7 +28,7 @@ mod vm;
 
 pub use device::{FunctionAddress, Selector};
 pub use machine::{Claim, Function, Machine};
-pub use model::{AtEnd, Configuration, Image, LinuxImage, Module, MultibootImage, OnReset, Override, Vm};
+pub use model::{AtEnd, Configuration, Cpus, Image, LinuxImage, Module, MultibootImage, OnReset, Override, Vm};
 pub use position::{Placed, Position};
 pub use problem::{PathFault, Problem, Rule};
 pub use reading::{Key, Reading};

@@ -101,7 +101,7 @@ impl Reading {
 
     fn check_cpus(&self, cpus: u32, problems: &mut Vec<Problem>) {
         for vm in self.vms() {
-            for cpu in vm.cpus.iter().filter(|cpu| cpu.value >= cpus) {
+            for cpu in vm.cpus.hosts().iter().filter(|cpu| cpu.value >= cpus) {
                 problems.push(problem(vm, "cpus", cpu, Rule::NoSuchCpu { cpu: cpu.value, cpus }));
             }
         }

@@ -39,9 +39,8 @@ pub enum AtEnd {
 pub struct Vm {
     /// Its name: 1 to 15 letters, digits, `-` or `_`; no other VM has it.
     pub name: Placed<String>,
-    /// The host CPUs (index in the MADT's order) that run its virtual CPUs: one each, in this order; at least one,
-    /// and no CPU is named twice in the whole configuration.
-    pub cpus: Vec<Placed<u32>>,
+    /// Its virtual CPUs, and the host CPUs that run them.
+    pub cpus: Cpus,
     /// Its RAM in bytes: a multiple of 2 MiB, not 0.
     pub memory: Placed<u64>,
     /// What it runs.
@@ -56,6 +55,42 @@ pub struct Vm {
     pub on_reset: OnReset,
     /// How often it is started again, at most; `None`: always.
     pub restarts: Option<u32>,
+}
+
+/// The virtual CPUs of a VM, and the host CPUs (index in the MADT's order) that run them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cpus {
+    /// A host CPU for each, in this order, which runs nothing else; at least one. No other VM names these CPUs.
+    Pinned(Vec<Placed<u32>>),
+    /// Host CPUs that each of them may run on, in turn with others that share those.
+    Shared {
+        /// How many virtual CPUs: 1 to 254.
+        count: u32,
+        /// The host CPUs: at least one, none twice. Other VMs may share them, no VM pins them.
+        on: Vec<Placed<u32>>,
+    },
+}
+
+impl Cpus {
+    /// How many virtual CPUs there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Pinned(cpus) => cpus.len(),
+            Self::Shared { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The host CPUs that are named, in the order of the file.
+    pub fn hosts(&self) -> &[Placed<u32>] {
+        match self {
+            Self::Pinned(cpus) | Self::Shared { on: cpus, .. } => cpus,
+        }
+    }
+
+    /// Whether each virtual CPU has a host CPU for itself.
+    pub fn are_pinned(&self) -> bool {
+        matches!(self, Self::Pinned(_))
+    }
 }
 
 /// What a VM runs.

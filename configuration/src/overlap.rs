@@ -19,9 +19,8 @@ pub(crate) fn report(vms: &[Wishes], notes: &mut Notes<'_>) {
         {
             notes.problem_at(name.position, &vm.thing, Rule::NameTaken(name.value.clone()));
         }
-        for (place, cpu) in vm.cpus.iter().enumerate() {
-            if let Some(owner) = owner(vms, (index, place), cpu, |vm| &vm.cpus) {
-                let rule = Rule::CpuTaken { cpu: cpu.value, owner };
+        for (place, cpu) in vm.cpus.hosts().iter().enumerate() {
+            if let Some(rule) = taken(vms, (index, place), cpu) {
                 notes.problem_at(cpu.position, &format!("{}, cpus", vm.thing), rule);
             }
         }
@@ -33,6 +32,24 @@ pub(crate) fn report(vms: &[Wishes], notes: &mut Notes<'_>) {
             }
         }
     }
+}
+
+/// What stands against this VM's claim to a CPU: an earlier claim, unless both would share it.
+fn taken(vms: &[Wishes], at: (usize, usize), cpu: &Placed<u32>) -> Option<Rule> {
+    let pins = vms.get(at.0)?.cpus.are_pinned();
+    vms.iter().enumerate().find_map(|(index, other)| {
+        let same = other.cpus.hosts().iter().position(|host| host.value == cpu.value)?;
+        if (index, same) >= at {
+            return None;
+        }
+        let (cpu, owner) = (cpu.value, other.thing.clone());
+        match (pins, other.cpus.are_pinned()) {
+            (true, true) => Some(Rule::CpuTaken { cpu, owner }),
+            (false, true) => Some(Rule::CpuPinned { cpu, owner }),
+            (true, false) => Some(Rule::CpuShared { cpu, owner }),
+            (false, false) => (index == at.0).then_some(Rule::CpuTwice(cpu)),
+        }
+    })
 }
 
 /// Who wants the same as the wish at `at` (VM and place in its list), and says so earlier in the file.

@@ -99,6 +99,22 @@ pub enum Rule {
         /// What has it, such as `vm "linux"`.
         owner: String,
     },
+    /// A CPU to be shared that is already given away.
+    CpuPinned {
+        /// The CPU.
+        cpu: u32,
+        /// What has it for itself, such as `vm "linux"`.
+        owner: String,
+    },
+    /// A CPU to be given away that is already shared.
+    CpuShared {
+        /// The CPU.
+        cpu: u32,
+        /// What shares it, such as `vm "linux"`.
+        owner: String,
+    },
+    /// A CPU twice in a list of those that are shared.
+    CpuTwice(u32),
     /// A text that is no amount of memory.
     BadSize(String),
     /// An amount of memory that is 0 or not a multiple of 2 MiB.
@@ -183,8 +199,15 @@ impl fmt::Display for Rule {
             Self::NameTaken(name) => write!(f, "an earlier VM is named \"{name}\" already"),
             Self::NoCpu => f.write_str("a VM needs at least one CPU"),
             Self::CpuTaken { cpu, owner } => {
-                write!(f, "CPU {cpu} belongs to {owner} already, and a CPU runs one virtual CPU")
+                write!(f, "CPU {cpu} belongs to {owner} already, and a pinned virtual CPU has its CPU for itself")
             }
+            Self::CpuPinned { cpu, owner } => {
+                write!(f, "CPU {cpu} cannot be shared, it runs a pinned virtual CPU of {owner}")
+            }
+            Self::CpuShared { cpu, owner } => {
+                write!(f, "CPU {cpu} is shared by {owner}, and a pinned virtual CPU has its CPU for itself")
+            }
+            Self::CpuTwice(cpu) => write!(f, "CPU {cpu} stands here twice"),
             Self::BadSize(text) => write!(f, "\"{text}\" is not an amount of memory"),
             Self::UnalignedSize(size) => {
                 write!(f, "{size} cannot be a VM's memory: it must be a multiple of 2M, and not 0")
@@ -241,13 +264,16 @@ impl fmt::Display for Remedy<'_> {
                 f.write_str("Write one of ")?;
                 list(f, known)
             }
-            Rule::KeyTwice(_) | Rule::WordTwice(_) => f.write_str("Remove one."),
+            Rule::KeyTwice(_) | Rule::WordTwice(_) | Rule::CpuTwice(_) => f.write_str("Remove one."),
             Rule::OutOfRange { .. } => f.write_str("Write a number in this range."),
             Rule::NoVm => f.write_str("Add a table `[[vm]]`."),
             Rule::BadName(_) => f.write_str("Choose such a name."),
             Rule::NameTaken(_) => f.write_str("Rename one of the two."),
-            Rule::NoCpu => f.write_str("Name one, such as `cpus = [0]`."),
-            Rule::CpuTaken { .. } => f.write_str("Name another CPU."),
+            Rule::NoCpu => f.write_str("Name one, such as `[0]`."),
+            Rule::CpuTaken { cpu, .. } | Rule::CpuPinned { cpu, .. } | Rule::CpuShared { cpu, .. } => write!(
+                f,
+                "Name another CPU, or let all VMs that are to run on it share it: `cpus = {{ count = 1, on = [{cpu}] }}`."
+            ),
             Rule::BadSize(_) => f.write_str("Write a number with K, M or G behind it, such as \"512M\"."),
             Rule::UnalignedSize(size) => write!(f, "Write \"{}\".", size.next_multiple()),
             Rule::NotOneImage => f.write_str("Write either `image.linux` or `image.multiboot`."),

@@ -54,7 +54,7 @@ fn everything_that_is_written_is_read() {
     assert_eq!(configuration.at_end, crate::AtEnd::Reset);
     let [linux, intruder] = configuration.vms.as_slice() else { panic!("two VMs") };
     assert_eq!(linux.name.value, "linux");
-    assert_eq!(linux.cpus.iter().map(|cpu| cpu.value).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(linux.cpus.hosts().iter().map(|cpu| cpu.value).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(linux.memory.value, 1 << 30);
     assert!(linux.allows(Override::UnsafeInterrupts) && !intruder.allows(Override::UnsafeInterrupts));
     assert_eq!((linux.on_reset, intruder.on_reset), (OnReset::Stop, OnReset::Restart));
@@ -189,7 +189,7 @@ fn names_that_do_not_fit() {
 
 #[test]
 fn a_vm_without_cpus() {
-    assert_snapshot!(problems(&vm("a", 0, "").replace("[0]", "[]")), @r#"line 3, column 8: vm "a", cpus: a VM needs at least one CPU. Name one, such as `cpus = [0]`."#);
+    assert_snapshot!(problems(&vm("a", 0, "").replace("[0]", "[]")), @r#"line 3, column 8: vm "a", cpus: a VM needs at least one CPU. Name one, such as `[0]`."#);
 }
 
 #[test]
@@ -202,12 +202,45 @@ fn claims_that_overlap() {
     ];
     assert_snapshot!(problems(&text.concat()), @r#"
     line 6, column 41: vm "a", devices: device 0000:01:00.0 belongs to vm "a" already, and a device has one owner. Remove one of the two.
-    line 9, column 9: vm "b", cpus: CPU 0 belongs to vm "a" already, and a CPU runs one virtual CPU. Name another CPU.
+    line 9, column 9: vm "b", cpus: CPU 0 belongs to vm "a" already, and a pinned virtual CPU has its CPU for itself. Name another CPU, or let all VMs that are to run on it share it: `cpus = { count = 1, on = [0] }`.
     line 12, column 25: vm "b", devices: device 0000:01:00.0 belongs to vm "a" already, and a device has one owner. Remove one of the two.
     line 14, column 8: vm "a": an earlier VM is named "a" already. Rename one of the two.
-    line 15, column 12: vm "a", cpus: CPU 1 belongs to vm "a" already, and a CPU runs one virtual CPU. Name another CPU.
-    line 21, column 9: vm "d", cpus: CPU 1 belongs to vm "a" already, and a CPU runs one virtual CPU. Name another CPU.
+    line 15, column 12: vm "a", cpus: CPU 1 belongs to vm "a" already, and a pinned virtual CPU has its CPU for itself. Name another CPU, or let all VMs that are to run on it share it: `cpus = { count = 1, on = [1] }`.
+    line 21, column 9: vm "d", cpus: CPU 1 belongs to vm "a" already, and a pinned virtual CPU has its CPU for itself. Name another CPU, or let all VMs that are to run on it share it: `cpus = { count = 1, on = [1] }`.
     line 23, column 10: vm "d", memory: this must be a string, not a whole number. Write a string.
+    "#);
+}
+
+#[test]
+fn shared_cpus_are_read() {
+    let text = [
+        vm("a", 0, "").replace("[0]", "{ count = 3, on = [0, 1] }"),
+        vm("b", 1, "").replace("[1]", "{ on = [1], count = 1 }"),
+        vm("c", 2, ""),
+    ];
+    let vms = parse(&text.concat()).unwrap().vms;
+    let shapes: Vec<_> = vms.iter().map(|vm| (vm.cpus.count(), vm.cpus.are_pinned(), vm.cpus.hosts().len())).collect();
+    assert_eq!(shapes, [(3, false, 2), (1, false, 1), (1, true, 1)]);
+}
+
+#[test]
+fn shared_cpus_that_cannot_be() {
+    let text = [
+        vm("a", 0, ""),
+        vm("b", 1, "").replace("[1]", "{ count = 2, on = [0, 1, 1] }"),
+        vm("c", 1, ""),
+        vm("d", 1, "").replace("[1]", "{ count = 0, on = [] }"),
+        vm("e", 1, "").replace("[1]", "{ on = 1, many = 3 }"),
+    ];
+    assert_snapshot!(problems(&text.concat()), @r#"
+    line 9, column 27: vm "b", cpus: CPU 0 cannot be shared, it runs a pinned virtual CPU of vm "a". Name another CPU, or let all VMs that are to run on it share it: `cpus = { count = 1, on = [0] }`.
+    line 9, column 33: vm "b", cpus: CPU 1 stands here twice. Remove one.
+    line 15, column 9: vm "c", cpus: CPU 1 is shared by vm "b", and a pinned virtual CPU has its CPU for itself. Name another CPU, or let all VMs that are to run on it share it: `cpus = { count = 1, on = [1] }`.
+    line 21, column 18: vm "d", cpus, count: the number must be at least 1 and at most 254. Write a number in this range.
+    line 21, column 26: vm "d", cpus, on: a VM needs at least one CPU. Name one, such as `[0]`.
+    line 27, column 8: vm "e", cpus, count: the key is missing. Add a line such as `cpus = { count = 2, on = [0, 1] }`.
+    line 27, column 15: vm "e", cpus, on: this must be an array, not a whole number. Write an array.
+    line 27, column 18: vm "e", cpus, `many`: no such key. Remove it or write one of `count`, `on`.
     "#);
 }
 
@@ -299,7 +332,7 @@ fn problems_come_in_the_order_of_the_text() {
     line 6, column 1: vm "a", `zebra`: no such key. Remove it or write one of `name`, `cpus`, `memory`, `image`, `debug_exit`, `devices`, `allow`, `on_reset`, `restarts`.
     line 7, column 14: vm "a", debug_exit: this must be true or false, not a whole number. Write true or false.
     line 9, column 8: vm "a": an earlier VM is named "a" already. Rename one of the two.
-    line 10, column 9: vm "a", cpus: CPU 0 belongs to vm "a" already, and a CPU runs one virtual CPU. Name another CPU.
+    line 10, column 9: vm "a", cpus: CPU 0 belongs to vm "a" already, and a pinned virtual CPU has its CPU for itself. Name another CPU, or let all VMs that are to run on it share it: `cpus = { count = 1, on = [0] }`.
     line 11, column 10: vm "a", memory: 1M cannot be a VM's memory: it must be a multiple of 2M, and not 0. Write "2M".
     "#);
 }
@@ -411,7 +444,7 @@ fn pieces() -> impl Strategy<Value = String> {
         Just(String::from("[[vm]]\n")),
         Just(String::from("[vm]\n")),
         Just(String::from("at_end = \"halt\"\n")),
-        ("(name|cpus|memory|image|image.linux|image.multiboot|devices|allow|on_reset|restarts|debug_exit|cmdline|modules|kernel)", "( = |\\.|=)", "(1|-1|\"a\"|\"2M\"|\\[\\]|\\[0\\]|\\{\\}|\\{ linux = \\{ kernel = \"k\" \\} \\}|true|\"\"\"|\")")
+        ("(name|cpus|cpus.count|cpus.on|memory|image|image.linux|image.multiboot|devices|allow|on_reset|restarts|debug_exit|cmdline|modules|kernel)", "( = |\\.|=)", "(1|-1|\"a\"|\"2M\"|\\[\\]|\\[0\\]|\\{\\}|\\{ linux = \\{ kernel = \"k\" \\} \\}|true|\"\"\"|\")")
             .prop_map(|(key, operator, value)| format!("{key}{operator}{value}\n")),
         ".{0,12}",
     ];

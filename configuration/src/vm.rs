@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::device::Selector;
 use crate::image;
-use crate::model::{Image, OnReset, Override, Vm};
+use crate::model::{Cpus, Image, OnReset, Override, Vm};
 use crate::position::{Placed, Position};
 use crate::problem::Rule;
 use crate::read::{Item, Notes, Section};
@@ -26,8 +26,8 @@ pub struct Wishes {
     pub(crate) position: Position,
     /// Its name.
     pub name: Option<Placed<String>>,
-    /// Its CPUs.
-    pub cpus: Vec<Placed<u32>>,
+    /// Its CPUs; an empty list where they could not be read.
+    pub cpus: Cpus,
     /// Its RAM in bytes.
     pub memory: Option<Placed<u64>>,
     /// What it runs, and where that stands.
@@ -46,7 +46,7 @@ pub(crate) fn read(index: usize, mut item: Item<'_>, notes: &mut Notes<'_>) -> (
         thing: item.thing.clone(),
         position: notes.position(item.offset),
         name: None,
-        cpus: Vec::new(),
+        cpus: Cpus::Pinned(Vec::new()),
         memory: None,
         image: None,
         devices: Vec::new(),
@@ -75,7 +75,7 @@ fn read_keys(mut section: Section<'_, '_, '_>, wishes: &mut Wishes) -> Option<Vm
     let devices: Vec<_> = devices.into_iter().filter_map(|item| item.read_as(device, section.notes())).collect();
     let allow = section.array("allow").unwrap_or_default();
     let allow = overrides(allow, section.notes());
-    wishes.cpus = cpus.clone().unwrap_or_default();
+    wishes.cpus = cpus.clone().unwrap_or_else(|| Cpus::Pinned(Vec::new()));
     wishes.memory = memory;
     wishes.image = image.clone();
     wishes.devices = devices.clone();
@@ -109,7 +109,25 @@ fn name(name: String) -> Result<String, Rule> {
     }
 }
 
-fn cpus(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Vec<Placed<u32>>> {
+fn cpus(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Cpus> {
+    if !item.value.is_table() {
+        return hosts(item, notes).map(Cpus::Pinned);
+    }
+    let mut section = Section::of(item, notes)?;
+    let count = section
+        .require("count", "cpus = { count = 2, on = [0, 1] }")
+        .and_then(|item| item.read_as(count, section.notes()));
+    let on = section.require("on", "cpus = { count = 2, on = [0, 1] }").and_then(|item| hosts(item, section.notes()));
+    section.no_more_keys();
+    Some(Cpus::Shared { count: count?.value, on: on? })
+}
+
+fn count(count: u32) -> Result<u32, Rule> {
+    if (1..=CPU_LIMIT).contains(&count) { Ok(count) } else { Err(Rule::OutOfRange { low: 1, high: CPU_LIMIT }) }
+}
+
+/// A list of host CPUs.
+fn hosts(item: Item<'_>, notes: &mut Notes<'_>) -> Option<Vec<Placed<u32>>> {
     let (offset, thing) = (item.offset, item.thing.clone());
     let items = item.array(notes)?;
     if items.is_empty() {

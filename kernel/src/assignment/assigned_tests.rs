@@ -43,7 +43,7 @@ impl Supplied {
         Recipient {
             owner: self.bench.owner.clone(),
             memory: Arc::new(GuestMemory::new(vm, core::iter::once(0..RAM), &[], paging).unwrap()),
-            bus: Arc::new(ApicBus::new(&[0], |_| ())),
+            bus: Arc::new(ApicBus::new(&[0], crate::vapic::Bell::silent())),
             liberties: Liberties::default(),
             complaints: Complaints::default(),
         }

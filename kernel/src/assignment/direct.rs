@@ -128,19 +128,22 @@ fn post(receiver: usize) {
 mod tests {
     use core::sync::atomic::AtomicU32;
 
+    use iommu::interrupt::posted::placement::{Placement, Processor, Vectors};
+
     use super::*;
-    use crate::vapic::ApicBus;
+    use crate::vapic::Bell;
 
     #[test]
-    fn the_handler_posts_to_the_vcpu_and_kicks_its_cpu() {
-        static KICKED: AtomicU32 = AtomicU32::new(u32::MAX);
-        let bus: &'static ApicBus =
-            Box::leak(Box::new(ApicBus::new(&[3, 5], |cpu| KICKED.store(cpu, Ordering::Relaxed))));
-        let endpoint = bus.endpoint(1).unwrap();
+    fn the_handler_posts_to_the_vcpu_and_tells_its_cpu() {
+        static TOLD: AtomicU32 = AtomicU32::new(u32::MAX);
+        let bell = Bell { send: |one| TOLD.store(one.destination, Ordering::Relaxed), ..Bell::silent() };
+        let endpoint: &'static Endpoint = Box::leak(Box::new(Endpoint::new(1, 3, bell)));
+        let mut placement = Placement::new(endpoint.mailbox(), 0, Vectors { notification: 1, wake_up: bell.wake_up });
+        placement.load(endpoint.mailbox(), &[Processor::<_, 1>::new(3), Processor::new(5)], 1).unwrap();
         let receiver = Box::new(Receiver { endpoint, vector: 0x93, delivered: Arc::default() });
         post(core::ptr::from_ref(&*receiver).expose_provenance());
         assert_eq!(endpoint.mailbox().take(), Some([0, 0, 1 << (0x93 - 0x80), 0]));
-        assert_eq!((receiver.delivered.load(Ordering::Relaxed), KICKED.load(Ordering::Relaxed)), (1, 5));
+        assert_eq!((receiver.delivered.load(Ordering::Relaxed), TOLD.load(Ordering::Relaxed)), (1, 5));
     }
 
     #[test]

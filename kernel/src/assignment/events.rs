@@ -39,10 +39,11 @@ impl Events {
         self.bus(target.vm)?.endpoint(usize::from(target.vcpu))
     }
 
-    /// What an event of `function` stands for: the host CPU that has to take the interrupt, and the bit of a mailbox.
+    /// What an event of `function` stands for: the host CPU that best takes the interrupt, since the vCPU was there
+    /// last, and the bit of a mailbox.
     pub fn resolve(&'static self, function: PciAddress, event: Event) -> Option<(u32, Mailbox)> {
         let Receiver { endpoint, vector, delivered } = self.receiver(function, event)?;
-        Some((endpoint.host_cpu(), Mailbox { descriptor: endpoint.mailbox(), vector, delivered }))
+        Some((endpoint.host_cpu(), Mailbox { endpoint, vector, delivered }))
     }
 
     /// What an event of `function` stands for, for who may take its interrupt on another CPU than the vCPU's.
@@ -70,16 +71,17 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vapic::Bell;
 
     #[test]
     fn an_event_leads_to_the_mailbox_of_its_own_vcpu() {
-        let buses = (0..2).map(|vm| Arc::new(ApicBus::new(&[vm * 2, vm * 2 + 1], |_| ()))).collect();
+        let buses = (0..2).map(|vm| Arc::new(ApicBus::new(&[vm * 2, vm * 2 + 1], Bell::silent()))).collect();
         let events = Events::keep(buses);
         let function = PciAddress::new(0, 1, 0, 0);
         let (cpu, mailbox) = events.resolve(function, Target { vm: 1, vcpu: 1, vector: 0x50 }.to_event()).unwrap();
         assert_eq!((cpu, mailbox.vector), (3, 0x50));
         assert!(events.signal(Target { vm: 1, vcpu: 1, vector: 0x50 }.to_event()));
-        assert_eq!(mailbox.descriptor.take(), Some([0, 1 << 16, 0, 0]));
+        assert_eq!(mailbox.endpoint.mailbox().take(), Some([0, 1 << 16, 0, 0]));
         mailbox.delivered.fetch_add(3, Ordering::Relaxed);
         assert_eq!((events.delivered(function), events.delivered(PciAddress::new(0, 2, 0, 0))), (3, 0));
         for nowhere in [Target { vm: 2, vcpu: 0, vector: 0x50 }, Target { vm: 0, vcpu: 2, vector: 0x50 }] {

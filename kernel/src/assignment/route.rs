@@ -9,15 +9,14 @@ use alloc::sync::Arc;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use iommu::interrupt::posted::PostedInterruptDescriptor;
-
 use crate::cpu::vectors::{self, HostVector};
+use crate::vapic::{Endpoint, Trigger};
 
 /// Where interrupts of one entry land.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
-    /// The vCPU's mailbox. It lives as long as the hypervisor: a VM keeps its own over restarts.
-    pub descriptor: &'static PostedInterruptDescriptor,
+    /// The vCPU's endpoint, which has the mailbox. It lives as long as the hypervisor: a VM keeps its own over restarts.
+    pub endpoint: &'static Endpoint,
     /// Which bit of it: the vector that the guest chose.
     pub vector: u8,
     /// Counts what was delivered.
@@ -66,28 +65,30 @@ impl Drop for Route {
     }
 }
 
-/// The handler of every route: runs in interrupt context on the vCPU's CPU, which the interrupt itself brought out of
-/// the guest or out of HLT, so nobody has to be told.
+/// The handler of every route: runs in interrupt context on the CPU where the vCPU was when the interrupt was bound. If
+/// it runs there now, the interrupt itself has brought the CPU out of the guest; wherever else it is, or if it sleeps,
+/// the mailbox says whom to tell.
 fn post(mailbox: usize) {
     // SAFETY: `mailbox` is the address of the box of a live route: `set_handler` and `free` return only when a handler
     // with the argument before does not run any more, and the box goes after that.
     let mailbox = unsafe { &*core::ptr::with_exposed_provenance::<Mailbox>(mailbox) };
     mailbox.delivered.fetch_add(1, Ordering::Relaxed);
-    mailbox.descriptor.post(mailbox.vector);
+    mailbox.endpoint.post(mailbox.vector, Trigger::Edge);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vapic::Bell;
 
     #[test]
     fn the_handler_posts_and_counts() {
-        let descriptor: &'static PostedInterruptDescriptor = Box::leak(Box::default());
-        let mailbox = Box::new(Mailbox { descriptor, vector: 0x93, delivered: Arc::default() });
+        let endpoint: &'static Endpoint = Box::leak(Box::new(Endpoint::new(0, 0, Bell::silent())));
+        let mailbox = Box::new(Mailbox { endpoint, vector: 0x93, delivered: Arc::default() });
         let argument = core::ptr::from_ref(&*mailbox).expose_provenance();
         post(argument);
         post(argument);
-        assert_eq!(descriptor.take(), Some([0, 0, 1 << (0x93 - 0x80), 0]));
+        assert_eq!(endpoint.mailbox().take(), Some([0, 0, 1 << (0x93 - 0x80), 0]));
         assert_eq!(mailbox.delivered.load(Ordering::Relaxed), 2);
     }
 }

@@ -22,6 +22,8 @@ pub mod timer;
 mod trap;
 pub mod vectors;
 
+use iommu::interrupt::posted::Notification;
+
 pub use self::apic::Mode as ApicMode;
 pub use self::online::{run_on_each, stop_this_cpu};
 pub use self::per_cpu::{MAXIMUM, PerCpu, current, get};
@@ -51,6 +53,20 @@ pub fn apic_mode() -> ApicMode {
 pub fn send_interrupt(index: u32, vector: u8) {
     if let Some(target) = get(index) {
         apic::send_fixed(target.apic_id(), vector);
+    }
+}
+
+/// Sends what a posted-interrupt descriptor says. Those vectors that only make a CPU look again are not sent to this
+/// one: it looks before it is in a guest again.
+pub fn notify(notification: Notification) {
+    let Notification { destination, vector } = notification;
+    // The inverse of `DestinationFormat::destination`.
+    let apic_id = match apic_mode() {
+        ApicMode::XApic => destination >> 8,
+        ApicMode::X2Apic => destination,
+    };
+    if vector == vectors::WAKE_UP || apic_id != current().apic_id() {
+        apic::send_fixed(apic_id, vector);
     }
 }
 

@@ -138,7 +138,11 @@ pub(super) fn interrupt(vector: u8) {
             timer::fired();
             apic::end_of_interrupt();
         }
-        vectors::KICK => apic::end_of_interrupt(),
+        vectors::KICK | vectors::NOTIFICATION => apic::end_of_interrupt(),
+        vectors::WAKE_UP => {
+            vectors::wake_up();
+            apic::end_of_interrupt();
+        }
         vectors::APIC_ERROR => {
             apic::note_error();
             apic::end_of_interrupt();

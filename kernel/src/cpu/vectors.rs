@@ -10,12 +10,17 @@
 
 use alloc::vec::Vec;
 
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use super::{PerCpu, get, interrupts};
 
 /// Makes a CPU leave its guest; does nothing else.
 pub const KICK: u8 = 0xe0;
+/// Posted interrupts wait for the virtual CPU that this CPU runs. A guest takes them without an exit where the processor
+/// can; else this makes the CPU leave it, does nothing else, and the entry after it looks.
+pub const NOTIFICATION: u8 = 0xe1;
+/// Posted interrupts wait for a virtual CPU that sleeps on this CPU: calls what [`set_wake_up`] said.
+pub const WAKE_UP: u8 = 0xe2;
 /// The timer of the local APIC: ends HLT or the guest's turn, does nothing else.
 pub const TIMER: u8 = 0xf0;
 /// The local APIC found an error in what it was told to send or was sent.
@@ -159,6 +164,19 @@ pub fn set_handler(vector: &HostVector, handler: Handler, argument: usize) {
 /// Interrupts are off.
 pub fn handle_acknowledged(vector: u8) {
     super::trap::interrupt(vector);
+}
+
+static ON_WAKE_UP: Once<fn()> = Once::new();
+
+/// Says what handles [`WAKE_UP`] on every CPU, in interrupt context. The first one stays.
+pub fn set_wake_up(handler: fn()) {
+    ON_WAKE_UP.call_once(|| handler);
+}
+
+pub(super) fn wake_up() {
+    if let Some(handler) = ON_WAKE_UP.get() {
+        handler();
+    }
 }
 
 fn slots(cpu: u32) -> Option<&'static Slots> {

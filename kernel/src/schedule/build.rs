@@ -12,12 +12,12 @@ use log::{error, info};
 use spin::Mutex;
 
 use super::Schedule;
+use super::desk::HOST_TIMER;
 use super::slot::{Running, Slot};
 use crate::assignment::{AssignError, Assigned, Liberties, Recipient};
-use crate::cpu;
 use crate::memory::{GuestMemory, GuestMemoryError, Owner, frames};
 use crate::platform::{File, pci};
-use crate::vcpu::{self, HostTimer, Settings, Vcpu, VcpuError};
+use crate::vcpu::{self, Settings, Vcpu, VcpuError};
 use crate::vm::load::linux::Linux;
 use crate::vm::load::multiboot::{Module, Multiboot};
 use crate::vm::map::{AddressMap, MapError, Region, RegionKind};
@@ -135,11 +135,7 @@ fn vcpus(slot: &Slot) -> Result<Vec<Mutex<Option<Vcpu>>>, StartError> {
                 x2apic: true,
                 bus: slot.bus.clone(),
                 owner: Owner::Vm(slot.owner.id),
-                timer: HostTimer {
-                    nanoseconds: cpu::clock::nanoseconds,
-                    set_deadline: cpu::timer::set_deadline,
-                    set_handler: cpu::timer::set_handler,
-                },
+                timer: HOST_TIMER,
             };
             Vcpu::new(settings).map(|vcpu| Mutex::new(Some(vcpu))).map_err(StartError::Vcpu)
         })

@@ -133,7 +133,7 @@ impl Vm<'_> {
             let mut modules = Vec::new();
             if let Some(wanted) = &self.wishes.image
                 && let Ok(image) = image(Files(files), &wanted.value, &mut modules)
-                && let Err(error) = rehearsal::check_image(map, self.wishes.cpus.len().max(1), image)
+                && let Err(error) = rehearsal::check_image(map, self.wishes.cpus.count().max(1), image)
             {
                 found.push((Key::Image, error.to_string()));
             }

@@ -6,7 +6,6 @@ use super::slot::Slot;
 use super::{Schedule, schedule};
 use crate::assignment::faults as records;
 use crate::cpu::{self, vectors};
-use crate::vapic::Requests;
 
 /// The CPU that units interrupt, and that reads their records: the last one. A record that waits hides what its device
 /// does next, and CPUs that build VMs, as the first one does, are slow to answer.
@@ -36,8 +35,8 @@ fn interrupted(_: usize) {
     if let Ok(remapping) = schedule.assignments.remapping() {
         records::take(remapping);
     }
-    if let Some(endpoint) = schedule.seat(cpu()).and_then(|(slot, vcpu)| slot.bus.endpoint(vcpu)) {
-        endpoint.request(Requests::YIELD);
+    if let Some(desk) = usize::try_from(cpu()).ok().and_then(|cpu| schedule.desks.get(cpu)) {
+        desk.ask_to_yield(schedule);
     }
 }
 

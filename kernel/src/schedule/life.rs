@@ -1,12 +1,12 @@
 //! The life of a VM as its CPUs agree on it: begun, running, ending, gone, and begun again.
 //!
-//! A VM's first CPU builds it and takes it apart; the others only run their vCPU. The rule that makes giving back safe
-//! stands here: nothing is taken apart before the last CPU has left ([`Life::is_quiet`]), and no CPU enters a run that
-//! has begun to end.
+//! One CPU builds it and takes it apart ([`lead`](super::lead)); its vCPUs enter each run and leave it. The rule that
+//! makes giving back safe stands here: nothing is taken apart before the last vCPU has left ([`Life::is_quiet`]), and
+//! none enters a run that has begun to end.
 
 use spin::Mutex;
 
-/// Shared by the CPUs of one VM. A lock and not a word: it is taken a few times in the life of a VM, never on an exit.
+/// Shared by the CPUs of one VM. A lock and not a word: it is taken between turns, never on an exit.
 #[derive(Debug)]
 pub struct Life {
     state: Mutex<State>,
@@ -17,7 +17,7 @@ struct State {
     phase: Phase,
     /// Counts the runs, from 1.
     run: u32,
-    /// CPUs that have entered this run and not left it.
+    /// Virtual CPUs that have entered this run and not left it.
     inside: u32,
 }
 
@@ -26,9 +26,9 @@ struct State {
 pub enum Phase {
     /// Not built, or taken apart and perhaps built again soon.
     Absent,
-    /// Built: its CPUs may enter.
+    /// Built: its virtual CPUs may enter.
     Running,
-    /// No CPU enters any more; those inside leave.
+    /// None enters any more; those inside leave.
     Ending,
     /// Taken apart for good.
     Over,
@@ -62,7 +62,7 @@ impl Life {
         true
     }
 
-    /// A CPU enters the run after `last`, the one that it was in before (0: none). The run, or `None` when there is
+    /// A virtual CPU enters the run after `last`, the one that it was in before (0: none). The run, or `None` when there is
     /// none to enter.
     pub fn enter(&self, last: u32) -> Option<u32> {
         let mut state = self.state.lock();
@@ -73,6 +73,12 @@ impl Life {
         Some(state.run)
     }
 
+    /// Whether [`enter`](Self::enter) would give a run.
+    pub fn admits(&self, last: u32) -> bool {
+        let state = self.state.lock();
+        state.phase == Phase::Running && state.run != last
+    }
+
     /// The run ends: nobody enters it any more. Calling it again changes nothing.
     pub fn end(&self) {
         let mut state = self.state.lock();
@@ -81,13 +87,13 @@ impl Life {
         }
     }
 
-    /// A CPU leaves the run that it entered, and touches nothing of the VM from here on.
+    /// A virtual CPU leaves the run that it entered, and touches nothing of the VM from here on.
     pub fn leave(&self) {
         let mut state = self.state.lock();
         state.inside = state.inside.saturating_sub(1);
     }
 
-    /// Whether the run is ending and the last CPU has left it.
+    /// Whether the run is ending and the last virtual CPU has left it.
     pub fn is_quiet(&self) -> bool {
         let state = self.state.lock();
         state.phase == Phase::Ending && state.inside == 0

@@ -1,18 +1,26 @@
 //! Which vCPU runs where, and the life of each VM.
 //!
-//! Every virtual CPU has a host CPU of its own, which the configuration names; a VM's first CPU also builds the VM and
-//! takes it apart. All CPUs share one [`Schedule`], made before the others start and never changed.
+//! Each host CPU has one loop ([`run`]), which runs virtual CPUs in turn as its [`seat`] decides by the [`board`] that all
+//! share; docs/scheduling.md has the whole picture. The CPU where a VM's first virtual CPU begins also leads the VM:
+//! builds it and takes it apart. All CPUs share one [`Schedule`], made before the others start and never changed.
 
+pub mod board;
 mod build;
 mod check;
+mod desk;
 mod faults;
+mod lead;
 mod life;
+mod member;
 mod run;
+pub mod seat;
 mod slot;
 mod summary;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::AtomicUsize;
 
@@ -20,19 +28,23 @@ use configuration::AtEnd;
 use iommu::address::PciAddress;
 use iommu::driver::InterruptRemapping;
 use iommu::interrupt::entry::DestinationFormat;
+use iommu::interrupt::posted::placement::Vectors;
 use log::{error, info};
 use passthrough::door::Owner;
 use spin::Once;
 
+use self::board::Board;
 use self::check::Fitting;
+use self::desk::Desk;
 pub use self::life::{Life, Phase};
+use self::member::Member;
 use self::slot::Slot;
 use crate::assignment::{Assignments, Events, Plan};
-use crate::cpu::{self, ApicMode};
+use crate::cpu::{self, ApicMode, vectors};
 use crate::memory::memory_map;
 use crate::platform::acpi::Fadt;
 use crate::platform::{self, File, Machine, pci};
-use crate::vapic::ApicBus;
+use crate::vapic::{ApicBus, Bell};
 use crate::{start, vcpu};
 
 /// Everything that the CPUs share.
@@ -41,6 +53,10 @@ struct Schedule {
     at_end: AtEnd,
     files: Vec<File>,
     slots: Vec<Slot>,
+    /// Every virtual CPU of every VM.
+    board: Board<Member>,
+    /// One for each CPU.
+    desks: Vec<Desk>,
     assignments: Assignments,
     /// VMs that are not over.
     left: AtomicUsize,
@@ -53,12 +69,10 @@ fn schedule() -> Option<&'static Schedule> {
 }
 
 impl Schedule {
-    /// What a host CPU runs: a VM, and which of its virtual CPUs.
-    fn seat(&self, cpu: u32) -> Option<(&Slot, usize)> {
-        self.slots.iter().find_map(|slot| {
-            let vcpu = slot.configuration.cpus.iter().position(|claimed| claimed.value == cpu)?;
-            Some((slot, vcpu))
-        })
+    /// A virtual CPU by its number on the board, with its VM.
+    fn member(&self, number: usize) -> Option<(&Member, &Slot)> {
+        let member = self.board.mailbox(number)?;
+        Some((member, self.slots.get(member.slot)?))
     }
 
     /// Every VM is over.
@@ -79,7 +93,9 @@ impl Schedule {
 pub fn begin(machine: Machine) -> ! {
     // With mistakes, too: the report has them together with what the machine has against the rest.
     let reading = configuration::read(machine.files.configuration);
-    let buses: Vec<_> = reading.configuration().iter().flat_map(|right| &right.vms).map(bus).collect();
+    let right = reading.configuration().into_iter().flat_map(|right| &right.vms);
+    let homes = member::homes(right.map(|vm| &vm.cpus));
+    let buses: Vec<_> = homes.iter().map(|homes| bus(homes)).collect();
     let events = Events::keep(buses.clone());
     let plan = Plan {
         dmar: machine.tables.dmar().ok(),
@@ -98,10 +114,12 @@ pub fn begin(machine: Machine) -> ! {
     let files = machine.files.named.clone();
     let Fitting { configuration, vms } =
         check::check(reading, &files, &assignments).unwrap_or_else(|problems| refuse(&problems));
-    let slots = slots(configuration.vms, vms, buses);
+    let slots = slots(configuration.vms, vms, homes, buses);
+    let board = board(&slots);
+    let desks = (0..cpu::count()).map(|_| Desk::new()).collect();
     let (at_end, left) = (configuration.at_end, AtomicUsize::new(slots.len()));
     let fadt = machine.fadt;
-    let shared = SCHEDULE.call_once(|| Schedule { fadt, at_end, files, slots, assignments, left });
+    let shared = SCHEDULE.call_once(|| Schedule { fadt, at_end, files, slots, board, desks, assignments, left });
     faults::listen(shared);
     start::log_memory();
     log_hypervisor_memory();
@@ -119,10 +137,45 @@ pub fn begin(machine: Machine) -> ! {
     })
 }
 
+/// The vectors of posting.
+const VECTORS: Vectors = Vectors { notification: vectors::NOTIFICATION, wake_up: vectors::WAKE_UP };
+
 /// A VM's interrupt bus.
-fn bus(vm: &configuration::Vm) -> Arc<ApicBus> {
-    let cpus: Vec<u32> = vm.cpus.iter().map(|cpu| cpu.value).collect();
-    Arc::new(ApicBus::new(&cpus, cpu::kick))
+fn bus(homes: &[u32]) -> Arc<ApicBus> {
+    Arc::new(ApicBus::new(homes, Bell { send: cpu::notify, wake_up: vectors::WAKE_UP, kick: vectors::KICK }))
+}
+
+/// The board with every virtual CPU of these VMs. The CPUs that they name exist.
+fn board(slots: &[Slot]) -> Board<Member> {
+    let format = match cpu::apic_mode() {
+        ApicMode::XApic => DestinationFormat::XApic,
+        ApicMode::X2Apic => DestinationFormat::X2Apic,
+    };
+    let destination = |cpu| cpu::apic_id(cpu).and_then(|id| format.destination(id)).unwrap_or_default();
+    let kick = |cpu: usize| cpu::kick(u32::try_from(cpu).unwrap_or(u32::MAX));
+    let mut board = Board::new((0..cpu::count()).map(destination), VECTORS, Box::new(kick));
+    for (number, slot) in slots.iter().enumerate() {
+        let hosts = slot.configuration.cpus.hosts().iter();
+        let shared: Vec<usize> = hosts.filter_map(|host| usize::try_from(host.value).ok()).collect();
+        let pinned = slot.configuration.cpus.are_pinned();
+        for (vcpu, &home) in slot.homes.iter().enumerate() {
+            let own = usize::try_from(home).unwrap_or(usize::MAX);
+            let cpus = if pinned { core::slice::from_ref(&own) } else { &shared };
+            if board.add(Member::new(number, vcpu, home, slot.bus.clone()), cpus, pinned).is_none() {
+                start::stop(&TooMany);
+            }
+        }
+    }
+    board
+}
+
+/// There are more virtual CPUs than the board has room for.
+struct TooMany;
+
+impl fmt::Display for TooMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the VMs have more than {} virtual CPUs together; give them fewer `cpus`", board::MAXIMUM)
+    }
 }
 
 /// x2APIC mode where the units can name ids of 32 bits; it is no use to be in it where they cannot.
@@ -143,9 +196,14 @@ fn refuse(problems: &[configuration::Problem]) -> ! {
     start::stop(&"the configuration cannot be carried out on this machine; the lines above say what to change")
 }
 
-fn slots(vms: Vec<configuration::Vm>, owners: Vec<(Owner, Vec<PciAddress>)>, buses: Vec<Arc<ApicBus>>) -> Vec<Slot> {
-    let all = vms.into_iter().zip(owners).zip(buses);
-    all.map(|((vm, (owner, functions)), bus)| Slot::new(owner, vm, functions, bus)).collect()
+fn slots(
+    vms: Vec<configuration::Vm>,
+    owners: Vec<(Owner, Vec<PciAddress>)>,
+    homes: Vec<Vec<u32>>,
+    buses: Vec<Arc<ApicBus>>,
+) -> Vec<Slot> {
+    let all = vms.into_iter().zip(owners).zip(homes).zip(buses);
+    all.map(|(((vm, (owner, functions)), homes), bus)| Slot::new(owner, vm, homes, functions, bus)).collect()
 }
 
 /// The functions of the machine as a tree, each with its group.

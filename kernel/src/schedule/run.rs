@@ -1,166 +1,145 @@
-//! A CPU's own loop: the virtual CPU that it runs, the host's work between, and sleep.
+//! A CPU's own loop: duties of the host, the virtual CPUs whose turn it is, and sleep.
 
-use core::sync::atomic::Ordering;
+use alloc::vec::Vec;
 
-use log::{error, info};
+use log::info;
 
-use super::build::{build, take_apart};
-use super::life::Phase;
-use super::slot::{Running, Slot};
-use super::{Schedule, faults, summary};
+use super::desk::{self, Desk};
+use super::lead::Lead;
+use super::seat::{Seat, Turn};
+use super::{Schedule, faults};
 use crate::cpu::{self, interrupts};
-use crate::vcpu::{End, Stop, Vcpu};
-use crate::vm::Next;
+use crate::vcpu::{Stop, Vcpu};
 
-/// So many times a VM may begin as quickly as it likes. Each beginning is several lines of log, so a guest that resets
-/// for ever would fill it.
-const QUICK_RUNS: u32 = 32;
-/// How far apart the beginnings are after that, in nanoseconds.
-const SLOW_RUN: u64 = 1_000_000_000;
+/// One CPU, to its loop.
+struct Host<'a> {
+    schedule: &'a Schedule,
+    cpu: u32,
+    desk: &'a Desk,
+    seat: Seat,
+    /// The VMs that this CPU leads.
+    leads: Vec<Lead<'a>>,
+    /// The virtual CPUs that this CPU lets into each run.
+    members: Vec<usize>,
+}
 
 /// Runs what `cpu` has to run, for good. Interrupts are off.
 pub(super) fn serve(schedule: &Schedule, cpu: u32) -> ! {
+    let place = usize::try_from(cpu).unwrap_or(usize::MAX);
+    let Some(desk) = schedule.desks.get(place) else { cpu::stop_this_cpu() };
+    let leads = schedule.slots.iter().filter(|slot| slot.homes.first() == Some(&cpu)).map(Lead::new).collect();
+    let homed = |number: &usize| schedule.board.mailbox(*number).is_some_and(|member| member.home == cpu);
+    let members = (0..schedule.board.count()).filter(homed).collect();
+    let mut host = Host { schedule, cpu, desk, seat: Seat::new(place), leads, members };
+    desk::open();
+    schedule.board.open(place);
     interrupts::enable();
-    match schedule.seat(cpu) {
-        Some((slot, 0)) => lead(schedule, slot, cpu),
-        Some((slot, vcpu)) => follow(schedule, slot, vcpu, cpu),
-        None => {}
-    }
     loop {
-        sleep_until(schedule, cpu, || false);
+        host.do_duties();
+        match host.seat.next(&schedule.board, cpu::clock::nanoseconds()) {
+            Some(turn) => host.play(turn),
+            None => host.sleep(),
+        }
     }
 }
 
-/// A VM's first CPU: builds it, runs its first virtual CPU, takes it apart, as often as the configuration says.
-fn lead(schedule: &Schedule, slot: &Slot, cpu: u32) {
-    loop {
-        match build(schedule, slot) {
-            Ok(()) => {}
-            Err(error) => {
-                error!("{} does not start: {error}", slot.name());
-                take_apart(slot);
-                break;
+impl Host<'_> {
+    fn do_duties(&mut self) {
+        if has_work(self.cpu) {
+            faults::tell(self.schedule);
+        }
+        for lead in &mut self.leads {
+            lead.step(self.schedule, cpu::clock::nanoseconds());
+        }
+        for &number in &self.members {
+            if let Some((member, slot)) = self.schedule.member(number)
+                && member.enter(slot)
+            {
+                self.schedule.board.get_in_line(number, self.seat.cpu());
             }
         }
-        let running = slot.running.lock().clone();
-        let Some(running) = running.filter(|_| slot.life.begin()) else { break };
-        info!(
-            "{} starts{}: {} virtual CPU(s), {} MiB",
-            slot.name(),
-            if slot.life.runs() > 1 { " again" } else { "" },
-            running.vcpus.len(),
-            slot.configuration.memory.value >> 20
-        );
-        for other in slot.configuration.cpus.iter().skip(1) {
-            cpu::kick(other.value);
-        }
-        let started = cpu::clock::nanoseconds();
-        run(schedule, slot, 0, cpu, 0);
-        sleep_until(schedule, cpu, || slot.life.is_quiet());
-        let end = running.vm.ended();
-        drop(running);
-        take_apart(slot);
-        let Some(end) = end else { break };
-        match end {
-            End::Crash(_) => error!("{}: {end}", slot.name()),
-            _ => info!("{}: {end}", slot.name()),
-        }
-        if slot.restarts.lock().judge(end) == Next::Over {
-            break;
-        }
-        slot.life.gone(true);
-        if slot.life.runs() > QUICK_RUNS {
-            sleep_till(schedule, cpu, started.saturating_add(SLOW_RUN));
-        }
     }
-    slot.life.gone(false);
-    summary::of_vm(schedule, slot);
-    if schedule.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-        schedule.finish();
-    }
-}
 
-/// The other CPUs of a VM: each runs its virtual CPU in every run.
-fn follow(schedule: &Schedule, slot: &Slot, vcpu: usize, cpu: u32) {
-    let mut last = 0;
-    loop {
-        sleep_until(schedule, cpu, || {
-            slot.life.phase() == Phase::Over || slot.life.phase() == Phase::Running && slot.life.runs() != last
-        });
-        if slot.life.phase() == Phase::Over {
-            return;
-        }
-        last = run(schedule, slot, vcpu, cpu, last);
-        // The first CPU waits for this.
-        if let Some(first) = slot.configuration.cpus.first() {
-            cpu::kick(first.value);
-        }
+    /// Whether there are duties. Whatever makes it true interrupts this CPU, but the clock.
+    fn has_duties(&self) -> bool {
+        let can_enter =
+            |number: &usize| self.schedule.member(*number).is_some_and(|(member, slot)| member.can_enter(slot));
+        let now = cpu::clock::nanoseconds();
+        has_work(self.cpu) || self.leads.iter().any(|lead| lead.has_duty(now)) || self.members.iter().any(can_enter)
     }
-}
 
-/// Runs one virtual CPU until its VM ends; gives the run that it was part of.
-fn run(schedule: &Schedule, slot: &Slot, index: usize, cpu: u32, last: u32) -> u32 {
-    let Some(run) = slot.life.enter(last) else { return last };
-    // Held between entering and leaving only: when the last CPU has left, nobody but the first one's holds the VM.
-    let running = slot.running.lock().clone();
-    if let Some(running) = running
-        && let Some(mut vcpu) = running.vcpus.get(index).and_then(|vcpu| vcpu.lock().take())
-    {
-        enter_and_sleep(schedule, &running, &mut vcpu, cpu);
-        slot.count_exits(vcpu.exits());
-        if let Some(accesses) = vcpu.accesses() {
-            info!("accesses vm={} vcpu={index} {accesses}", slot.name());
-        }
+    /// When somebody wants something by the clock.
+    fn alarm(&self) -> u64 {
+        self.leads.iter().map(Lead::alarm).fold(self.seat.alarm(), u64::min)
     }
-    slot.life.end();
-    slot.life.leave();
-    run
-}
 
-fn enter_and_sleep(schedule: &Schedule, running: &Running, vcpu: &mut Vcpu, cpu: u32) {
-    loop {
-        match vcpu.run(running.vm.as_ref()) {
-            Stop::Ended => return,
-            Stop::Yielded => work(schedule, cpu),
-            Stop::Halted => sleep_until(schedule, cpu, || vcpu.is_ready()),
-        }
-    }
-}
-
-/// Does the host's work and sleeps, until `ready`. Whatever makes it true afterwards interrupts this CPU.
-fn sleep_until(schedule: &Schedule, cpu: u32, ready: impl Fn() -> bool) {
-    loop {
-        work(schedule, cpu);
+    /// Sleeps until an interrupt comes, unless there is something to do.
+    fn sleep(&mut self) {
+        self.desk.set_alarm(self.alarm());
         interrupts::disable();
-        let awake = ready();
-        if !awake && !has_work(cpu) {
+        if !self.has_duties() && !self.seat.has_news(&self.schedule.board, cpu::clock::nanoseconds()) {
             interrupts::wait();
         }
         interrupts::enable();
-        if awake {
-            return;
+    }
+
+    /// Runs a virtual CPU until it comes back.
+    fn play(&mut self, turn: Turn) {
+        let board = &self.schedule.board;
+        let Some((member, slot)) = self.schedule.member(turn.vcpu) else { return };
+        let (Some(running), Some(endpoint)) = (member.running(), member.endpoint()) else {
+            return self.seat.left(board, turn);
+        };
+        endpoint.set_host_cpu(self.cpu);
+        let Some(vcpu) = running.vcpus.get(member.vcpu) else { return self.seat.left(board, turn) };
+        let mut held = vcpu.lock();
+        let stop = match held.as_mut() {
+            None => Stop::Ended,
+            Some(vcpu) => {
+                // From here on a handler that wants something makes the virtual CPU yield; what it wanted before is seen
+                // by the look that follows.
+                self.desk.set_current(Some(turn.vcpu));
+                self.desk.set_alarm(self.alarm().min(turn.until));
+                let stop = if board.has_woken(self.seat.cpu()) || has_work(self.cpu) {
+                    Stop::Yielded
+                } else {
+                    vcpu.run(running.vm.as_ref())
+                };
+                self.desk.set_current(None);
+                stop
+            }
+        };
+        let now = cpu::clock::nanoseconds();
+        match (stop, held.as_ref()) {
+            (Stop::Halted, Some(vcpu)) => {
+                self.seat.halted(board, turn, vcpu.deadline(), now, || vcpu.is_ready());
+            }
+            (Stop::Yielded, Some(_)) => {
+                drop(held);
+                self.seat.yielded(board, turn, now);
+            }
+            (_, vcpu) => {
+                if let Some(accesses) = vcpu.and_then(Vcpu::accesses) {
+                    info!("accesses vm={} vcpu={} {accesses}", slot.name(), member.vcpu);
+                }
+                slot.count_exits(vcpu.into_iter().flat_map(Vcpu::exits));
+                *held = None;
+                drop(held);
+                drop(running);
+                member.leave();
+                self.seat.left(board, turn);
+                slot.life.end();
+                slot.life.leave();
+                // The leader waits for this.
+                if let Some(leader) = slot.homes.first() {
+                    cpu::kick(*leader);
+                }
+            }
         }
     }
-}
-
-/// Sleeps until a moment of the host's clock. No virtual CPU uses this CPU's timer meanwhile.
-fn sleep_till(schedule: &Schedule, cpu: u32, moment: u64) {
-    sleep_until(schedule, cpu, || {
-        let over = cpu::clock::nanoseconds() >= moment;
-        if !over {
-            cpu::timer::set_deadline(moment);
-        }
-        over
-    });
 }
 
 /// Whether the host has something to do on this CPU. The last CPU is the one that units tell of faults.
 fn has_work(cpu: u32) -> bool {
     faults::are_pending() && cpu == faults::cpu()
-}
-
-fn work(schedule: &Schedule, cpu: u32) {
-    if has_work(cpu) {
-        faults::tell(schedule);
-    }
 }

@@ -19,7 +19,7 @@ use crate::vm::{Restarts, Vm};
 /// A VM while it runs.
 pub(super) struct Running {
     pub(super) vm: Arc<Vm<GuestMemory>>,
-    /// Each taken by the CPU that runs it.
+    /// Each held by the CPU that runs it, for a turn, and gone when it has left the run.
     pub(super) vcpus: Vec<Mutex<Option<Vcpu>>>,
 }
 
@@ -28,6 +28,8 @@ pub(super) struct Slot {
     /// Its name and number; what it causes is charged to that.
     pub(super) owner: Owner,
     pub(super) configuration: configuration::Vm,
+    /// The CPU on which each virtual CPU begins. The first one's leads the VM.
+    pub(super) homes: Vec<u32>,
     /// The functions that the configuration gives it.
     pub(super) claims: Vec<PciAddress>,
     /// One bus for all runs: mailboxes do not move.
@@ -49,6 +51,7 @@ impl Slot {
     pub(super) fn new(
         owner: Owner,
         configuration: configuration::Vm,
+        homes: Vec<u32>,
         claims: Vec<PciAddress>,
         bus: Arc<ApicBus>,
     ) -> Self {
@@ -59,6 +62,7 @@ impl Slot {
         Self {
             owner,
             configuration,
+            homes,
             claims,
             bus,
             life: Life::new(),

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use iommu::address::PciAddress;
 use log::info;
 
+use super::board::Tally;
 use super::slot::Slot;
 use super::{Schedule, faults};
 use crate::memory::{Owner, frames};
@@ -42,8 +43,11 @@ pub(super) fn of_vm(schedule: &Schedule, slot: &Slot) {
             );
         }
     }
+    let Tally { turns, moves, sleeps } =
+        schedule.board.tally(|member| schedule.slots.get(member.slot).is_some_and(|its| its.owner.id == slot.owner.id));
     info!(
-        "summary vm={} exits={} interrupts={all_interrupts} faults={all_faults} restarts={} frames={}",
+        "summary vm={} exits={} interrupts={all_interrupts} faults={all_faults} restarts={} frames={} turns={turns} \
+         moves={moves} sleeps={sleeps}",
         slot.name(),
         slot.exits(),
         slot.life.runs().saturating_sub(1),

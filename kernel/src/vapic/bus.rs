@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::endpoint::{ApicAddress, Endpoint};
+use super::endpoint::{ApicAddress, Bell, Endpoint};
 use super::message::{DeliveryMode, Destination, Interrupt, MsiMessage, NotAnInterrupt};
 
 /// The endpoints of a virtual machine's virtual CPUs, in their order. Shared by everything that sends interrupts.
@@ -12,9 +12,10 @@ pub struct ApicBus {
 }
 
 impl ApicBus {
-    /// A bus with one endpoint for each host CPU in `host_cpus`; the virtual CPU's index is its APIC id.
-    pub fn new(host_cpus: &[u32], kick: fn(u32)) -> Self {
-        let endpoints = (0u32..).zip(host_cpus).map(|(id, cpu)| Endpoint::new(id, *cpu, kick)).collect();
+    /// A bus with one endpoint for each host CPU in `host_cpus`, on which its virtual CPU begins; the virtual CPU's index
+    /// is its APIC id.
+    pub fn new(host_cpus: &[u32], bell: Bell) -> Self {
+        let endpoints = (0u32..).zip(host_cpus).map(|(id, cpu)| Endpoint::new(id, *cpu, bell)).collect();
         Self { endpoints }
     }
 
@@ -131,10 +132,10 @@ fn take(endpoint: &Endpoint, address: &ApicAddress, interrupt: &Interrupt) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vapic::{Requests, Trigger};
+    use crate::vapic::{Bell, Requests, Trigger};
 
     fn bus(count: u32) -> ApicBus {
-        let bus = ApicBus::new(&(0..count).collect::<Vec<_>>(), |_| ());
+        let bus = ApicBus::new(&(0..count).collect::<Vec<_>>(), Bell::silent());
         for (id, endpoint) in (0..).zip(bus.endpoints()) {
             let logical = 1u8 << id;
             endpoint.set_address(ApicAddress { id, logical, flat: true, x2apic: false, enabled: true });

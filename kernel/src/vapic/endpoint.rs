@@ -4,8 +4,8 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use bitflags::bitflags;
-use iommu::interrupt::posted::PostedInterruptDescriptor;
 use iommu::interrupt::posted::word::AtomicWord;
+use iommu::interrupt::posted::{Notification, PostedInterruptDescriptor};
 
 use super::message::Trigger;
 use super::vectors::VectorSet;
@@ -94,6 +94,24 @@ impl ApicAddress {
     }
 }
 
+/// How whoever posts or asks reaches the host CPU that has to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Bell {
+    /// Sends a vector to a host CPU, in the form of NDST. Callable from an interrupt handler.
+    pub send: fn(Notification),
+    /// The vector of a sleeping virtual CPU's descriptor.
+    pub wake_up: u8,
+    /// The vector that makes a host CPU leave its guest, also where it could take the notification vector without.
+    pub kick: u8,
+}
+
+impl Bell {
+    /// Tells nobody: for virtual CPUs that nobody runs, as in tests.
+    pub const fn silent() -> Self {
+        Self { send: |_| (), wake_up: 2, kick: 3 }
+    }
+}
+
 /// What another processor, an interrupt handler or the I/O APIC may write of a virtual CPU's state.
 #[repr(C)]
 pub struct Endpoint<W = AtomicU64> {
@@ -108,22 +126,21 @@ pub struct Endpoint<W = AtomicU64> {
     inside: W,
     /// Odd while nothing but a request can wake the virtual CPU; never the same number in two sleeps.
     sleeps: W,
-    /// The host CPU that has to be kicked.
+    /// The host CPU that runs it, or ran it last.
     host_cpu: W,
-    kick: fn(u32),
+    bell: Bell,
 }
 
 impl Endpoint {
-    /// The endpoint of a virtual CPU with this APIC id on this host CPU. `kick` makes a host CPU leave its guest or
-    /// its idle loop; it must be callable from an interrupt handler.
-    pub fn new(id: u32, host_cpu: u32, kick: fn(u32)) -> Self {
-        Self::with_words(id, host_cpu, kick)
+    /// The endpoint of a virtual CPU with this APIC id that begins on this host CPU.
+    pub fn new(id: u32, host_cpu: u32, bell: Bell) -> Self {
+        Self::with_words(id, host_cpu, bell)
     }
 }
 
 impl<W: AtomicWord> Endpoint<W> {
     /// As [`Endpoint::new`], on any kind of words.
-    pub fn with_words(id: u32, host_cpu: u32, kick: fn(u32)) -> Self {
+    pub fn with_words(id: u32, host_cpu: u32, bell: Bell) -> Self {
         let address = ApicAddress { id, logical: 0, flat: true, x2apic: false, enabled: false };
         Self {
             mailbox: PostedInterruptDescriptor::default(),
@@ -134,7 +151,7 @@ impl<W: AtomicWord> Endpoint<W> {
             inside: W::new(0),
             sleeps: W::new(0),
             host_cpu: W::new(host_cpu.into()),
-            kick,
+            bell,
         }
     }
 
@@ -158,15 +175,26 @@ impl<W: AtomicWord> Endpoint<W> {
                 }
             }
         }
-        if self.mailbox.post(vector) {
-            self.kick();
+        if let Some(notification) = self.mailbox.post_by_control(vector, false) {
+            (self.bell.send)(notification);
         }
     }
 
-    /// Asks for something and makes the virtual CPU notice.
+    /// Asks for something and makes the virtual CPU notice, wherever it is: it leaves the guest, or wakes. One that
+    /// waits for its turn looks when that comes.
+    ///
+    /// The request before the control word, as PIR. One that runs is kicked in any case: the notification vector would
+    /// be taken by a processor that posts interrupts itself, and nothing would be looked at.
     pub fn request(&self, requests: Requests) {
         self.requests.fetch_or(requests.bits().into(), Ordering::AcqRel);
-        self.kick();
+        let before = self.mailbox.announce();
+        let (destination, vector) = (before.destination() as u32, before.vector() as u8);
+        if before.suppressed() {
+        } else if vector != self.bell.wake_up {
+            (self.bell.send)(Notification { destination, vector: self.bell.kick });
+        } else if !before.outstanding() {
+            (self.bell.send)(Notification { destination, vector });
+        }
     }
 
     /// Asks for something of the virtual CPU that this very host CPU runs: it need not be kicked.
@@ -178,7 +206,7 @@ impl<W: AtomicWord> Endpoint<W> {
     pub fn reset(&self) {
         self.requests.store(0, Ordering::Release);
         self.set_asleep(false);
-        let _lost = self.take_posted();
+        self.mailbox.forget();
         for word in &self.level {
             word.store(0, Ordering::Release);
         }
@@ -308,11 +336,6 @@ impl<W: AtomicWord> Endpoint<W> {
     pub fn host_cpu(&self) -> u32 {
         self.host_cpu.load(Ordering::Acquire) as u32
     }
-
-    /// Makes the virtual CPU look at its requests and its mailbox.
-    pub fn kick(&self) {
-        (self.kick)(self.host_cpu());
-    }
 }
 
 impl<W: AtomicWord> fmt::Debug for Endpoint<W> {
@@ -335,10 +358,10 @@ mod tests {
 
     #[test]
     fn one_kick_serves_until_the_mailbox_is_taken() {
-        let endpoint = Endpoint::new(0, 7, |cpu| {
-            assert_eq!(cpu, 7);
+        let send = |_| {
             KICKS.fetch_add(1, Ordering::Relaxed);
-        });
+        };
+        let endpoint = Endpoint::new(0, 7, Bell { send, ..Bell::silent() });
         endpoint.post(0x40, Trigger::Edge);
         endpoint.post(0x41, Trigger::Level);
         assert_eq!(KICKS.load(Ordering::Relaxed), 1);
@@ -352,7 +375,7 @@ mod tests {
 
     #[test]
     fn init_drops_an_older_start_up_and_stop_stays() {
-        let endpoint = Endpoint::new(0, 0, |_| ());
+        let endpoint = Endpoint::new(0, 0, Bell::silent());
         endpoint.request_start_up(9);
         endpoint.request_init();
         endpoint.request(Requests::STOP);
@@ -362,19 +385,20 @@ mod tests {
 
     #[test]
     fn a_virtual_cpu_enters_only_with_nothing_to_look_at() {
-        let endpoint = Endpoint::new(0, 0, |_| ());
+        let endpoint = Endpoint::new(0, 0, Bell::silent());
         assert!(endpoint.enter());
         endpoint.leave();
         endpoint.request(Requests::FLUSH);
         assert!(!endpoint.enter());
         endpoint.wait_for_flush(|| unreachable!("it is outside"));
         assert_eq!(endpoint.take_requests(), Requests::FLUSH);
+        assert!(endpoint.take_posted().is_some_and(|(posted, _)| posted == VectorSet::from_words([0; 4])), "announced");
         assert!(endpoint.enter());
     }
 
     #[test]
     fn a_reset_forgets_what_was_asked_for() {
-        let endpoint = Endpoint::new(0, 0, |_| ());
+        let endpoint = Endpoint::new(0, 0, Bell::silent());
         endpoint.post(0x40, Trigger::Level);
         endpoint.request(Requests::STOP | Requests::NON_MASKABLE);
         endpoint.reset();

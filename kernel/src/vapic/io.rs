@@ -150,11 +150,11 @@ fn send(entry: u64, bus: &ApicBus) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vapic::{Effect, LocalApic};
+    use crate::vapic::{Bell, Effect, LocalApic};
 
     /// A bus with one enabled local APIC.
     fn machine() -> (ApicBus, LocalApic, IoApic) {
-        let bus = ApicBus::new(&[0], |_| ());
+        let bus = ApicBus::new(&[0], Bell::silent());
         let mut local = LocalApic::new(0, true, false);
         assert_eq!(local.write(0xf0, 0x1ff, 0, &bus.endpoints()[0]), Effect::Nothing);
         (bus, local, IoApic::new())

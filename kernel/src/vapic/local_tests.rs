@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::vapic::ApicBus;
+use crate::vapic::{ApicBus, Bell};
 
 fn enabled() -> (ApicBus, LocalApic) {
-    let bus = ApicBus::new(&[0], |_| ());
+    let bus = ApicBus::new(&[0], Bell::silent());
     let mut apic = LocalApic::new(0, true, true);
     assert_eq!(apic.write(0xf0, 0x1ff, 0, &bus.endpoints()[0]), Effect::Nothing);
     (bus, apic)
@@ -134,7 +134,7 @@ fn the_timer_raises_its_vector_unless_masked() {
 
 #[test]
 fn mode_switches_follow_the_manuals_figure() {
-    let bus = ApicBus::new(&[0], |_| ());
+    let bus = ApicBus::new(&[0], Bell::silent());
     let endpoint = &bus.endpoints()[0];
     let mut plain = LocalApic::new(0, true, false);
     assert_eq!(plain.set_base(0xfee0_0d00, endpoint), Err(RegisterFault), "x2APIC is not offered");

@@ -4,7 +4,7 @@
 //! A local APIC belongs to the thread of its virtual CPU and is touched by nobody else. Whatever wants to interrupt a
 //! virtual CPU (a device's host vector, the I/O APIC, another virtual CPU) writes that virtual CPU's [`Endpoint`],
 //! which holds the mailbox; the local APIC drains it before every entry and is its only reader. Nothing here touches
-//! the machine: the kick that makes a virtual CPU look into its mailbox is a function that the bus is given.
+//! the machine: how a host CPU is told to look into a mailbox is a [`Bell`] that the bus is given.
 
 mod bus;
 mod endpoint;
@@ -16,7 +16,7 @@ mod timer;
 mod vectors;
 
 pub use bus::ApicBus;
-pub use endpoint::{ApicAddress, Endpoint, Requests};
+pub use endpoint::{ApicAddress, Bell, Endpoint, Requests};
 pub use io::IoApic;
 pub(crate) use local::APIC_BASE;
 pub use local::{Effect, LocalApic, RegisterFault};

@@ -58,11 +58,11 @@ impl LocalApic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vapic::{ApicBus, Trigger};
+    use crate::vapic::{ApicBus, Bell, Trigger};
 
     #[test]
     fn what_goes_out_comes_back_and_the_processors_changes_with_it() {
-        let bus = ApicBus::new(&[0], |_| ());
+        let bus = ApicBus::new(&[0], Bell::silent());
         let endpoint = &bus.endpoints()[0];
         let mut apic = LocalApic::new(0, true, true);
         let effect = apic.write(0xf0, 0x1ff, 0, endpoint);

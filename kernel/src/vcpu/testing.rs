@@ -11,7 +11,7 @@ use super::platform::{End, NotMemory, Platform};
 use super::state::{Event, Registers, Segment, SegmentName, SystemRegister, bits};
 use super::{HostTimer, Settings};
 use crate::memory::{self, GuestPhysical, Owner};
-use crate::vapic::ApicBus;
+use crate::vapic::{ApicBus, Bell};
 
 /// Registers that hold what was set, and exits that were planned.
 pub(super) struct FakeEngine {
@@ -308,7 +308,7 @@ pub(super) fn body() -> Box<Body<FakeEngine>> {
 
 /// The first virtual CPU of a machine with `count`; the others are running, for all that it knows.
 pub(super) fn body_of(count: u32) -> Box<Body<FakeEngine>> {
-    let bus = std::sync::Arc::new(ApicBus::new(&(0..count).collect::<Vec<_>>(), |_| ()));
+    let bus = std::sync::Arc::new(ApicBus::new(&(0..count).collect::<Vec<_>>(), Bell::silent()));
     let timer = HostTimer { nanoseconds: || 0, set_deadline: |_| (), set_handler: |_| () };
     let settings = Settings { index: 0, x2apic: true, bus, owner: Owner::Hypervisor, timer };
     let mut body = Body::new(FakeEngine::new(), settings).unwrap();

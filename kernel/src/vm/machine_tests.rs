@@ -2,7 +2,7 @@ use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::vapic::{Effect, LocalApic};
+use crate::vapic::{Bell, Effect, LocalApic};
 use crate::vcpu::ResetCause;
 use crate::vm::memory::tests::FakeMemory;
 
@@ -79,7 +79,7 @@ struct Bench {
 impl Bench {
     fn new(cpus: u32, debug_exit: bool) -> Self {
         let host = Arc::new(FakeHost::default());
-        let bus = Arc::new(ApicBus::new(&(0..cpus).collect::<Vec<_>>(), |_| ()));
+        let bus = Arc::new(ApicBus::new(&(0..cpus).collect::<Vec<_>>(), Bell::silent()));
         let map = AddressMap::new(16 << 20, 0).unwrap();
         let memory = Arc::new(FakeMemory::new(&map));
         let file = image();

@@ -4,19 +4,18 @@ use interleavings::{LoomWord, Wire};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
-use postern_kernel::vapic::{Endpoint, Requests, Trigger};
+use postern_kernel::vapic::{Bell, Endpoint, Requests, Trigger};
 
 loom::lazy_static! {
     /// The kick of each host CPU.
     static ref KICKS: [Wire; 2] = [Wire::default(), Wire::default()];
 }
 
-fn kick(cpu: u32) {
-    KICKS[cpu as usize].send(0);
-}
+/// Descriptors that nobody placed name host CPU 0 and a vector that is not the wake-up's.
+const BELL: Bell = Bell { send: |notification| KICKS[notification.destination as usize].send(0), wake_up: 2, kick: 3 };
 
 fn endpoint(id: u32) -> Arc<Endpoint<LoomWord>> {
-    Arc::new(Endpoint::with_words(id, id, kick))
+    Arc::new(Endpoint::with_words(id, id, BELL))
 }
 
 /// Everything that a virtual CPU found.
@@ -75,7 +74,9 @@ fn a_post_reaches_a_virtual_cpu_that_enters_once_with_its_trigger_mode() {
 
 #[test]
 fn a_request_reaches_a_virtual_cpu_that_enters_once() {
-    loom::model(|| {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(|| {
         let endpoint = endpoint(0);
         let asks = [Requests::NON_MASKABLE, Requests::TIMER].map(|request| {
             let endpoint = Arc::clone(&endpoint);
@@ -163,7 +164,7 @@ fn falls_asleep(endpoints: &[Endpoint<LoomWord>; 2], index: usize) -> bool {
 }
 
 fn two() -> Arc<[Endpoint<LoomWord>; 2]> {
-    Arc::new([0, 1].map(|id| Endpoint::with_words(id, id, kick)))
+    Arc::new([0, 1].map(|id| Endpoint::with_words(id, id, BELL)))
 }
 
 #[test]

@@ -15,6 +15,12 @@ pub struct VmSummary {
     pub restarts: u64,
     /// Frames that it still holds after everything was given back; `None` until the VM itself was summed up.
     pub frames: Option<u64>,
+    /// How often its virtual CPUs together were put on a CPU, on another one than before, and to sleep.
+    pub turns: u64,
+    /// See `turns`.
+    pub moves: u64,
+    /// See `turns`.
+    pub sleeps: u64,
     /// Its devices.
     pub devices: Vec<DeviceSummary>,
 }
@@ -49,6 +55,7 @@ pub fn collect(lines: &[LogLine]) -> Vec<VmSummary> {
         let Some(vm) = vms.get_mut(at) else { continue };
         if text("device").is_empty() {
             (vm.exits, vm.faults) = (number("exits"), number("faults"));
+            (vm.turns, vm.moves, vm.sleeps) = (number("turns"), number("moves"), number("sleeps"));
             (vm.restarts, vm.frames) = (number("restarts"), text("frames").parse().ok());
         } else {
             let device = DeviceSummary {
@@ -91,7 +98,7 @@ mod tests {
 
     #[test]
     fn counts_are_collected_for_each_vm_and_device() {
-        let log = "[    1.000000] info  vm        | summary vm=linux exits=120 faults=0 restarts=1 frames=0\n\
+        let log = "[    1.000000] info  vm        | summary vm=linux exits=120 faults=0 restarts=1 frames=0 turns=9 moves=3 sleeps=5\n\
                    [    1.000001] info  vm        | summary device=0000:01:00.0 vm=linux group=3 ids=1b36:0010 interrupts=5 faults=0\n\
                    [    1.000002] info  vm        | summary device=0000:01:00.0 vm=linux group=3 ids=1b36:0010 interrupts=7 faults=0\n\
                    [    1.000003] linux     | summary vm=forged exits=1\n\
@@ -100,6 +107,7 @@ mod tests {
         let vms = collect(&lines);
         assert_eq!(vms.len(), 2);
         assert_eq!((vms[0].exits, vms[0].restarts, vms[0].devices.len()), (120, 1, 1));
+        assert_eq!((vms[0].turns, vms[0].moves, vms[0].sleeps), (9, 3, 5));
         assert_eq!((vms[0].devices[0].interrupts, vms[0].devices[0].group.as_str()), (7, "3"));
         assert_eq!((vms[1].vm.as_str(), vms[1].faults), ("intruder", 11));
     }

@@ -92,6 +92,23 @@ impl<W: AtomicWord> PostedInterruptDescriptor<W> {
             .then(|| Notification { destination: before.destination() as u32, vector: before.vector() as u8 })
     }
 
+    /// Says that the virtual processor has something to look at that is no interrupt. The control word before: it says
+    /// whom to tell, if anybody: nobody where it is suppressed, since whoever loads the virtual processor looks.
+    ///
+    /// As after PIR, what is to be looked at is written before this.
+    #[inline]
+    pub fn announce(&self) -> Control {
+        self.change(|control| if control.suppressed() { control } else { control.with_outstanding(true) })
+    }
+
+    /// Forgets every request and the notification of it. Nobody posts meanwhile.
+    pub fn forget(&self) {
+        self.control.fetch_and(!ON, Ordering::AcqRel);
+        for word in &self.requests {
+            word.store(0, Ordering::Release);
+        }
+    }
+
     #[inline]
     fn request(&self, vector: u8) {
         self.requests[usize::from(vector >> 6)].fetch_or(1 << (vector & 63), Ordering::AcqRel);
@@ -199,5 +216,24 @@ mod tests {
         assert_eq!(descriptor.post_by_control(0x43, true), None, "one notification is enough");
         assert_eq!(descriptor.take(), Some([0, 0b1110, 0, 0]));
         assert!(!descriptor.is_pending());
+    }
+
+    #[test]
+    fn what_is_no_interrupt_is_announced_where_somebody_can_be_told() {
+        let descriptor = PostedInterruptDescriptor::new();
+        assert!(!descriptor.announce().outstanding());
+        assert!(descriptor.announce().outstanding());
+        assert_eq!(descriptor.take(), Some([0; 4]));
+        descriptor.change(|control| control.with_suppressed(true));
+        assert!(descriptor.announce().suppressed() && !descriptor.is_outstanding());
+    }
+
+    #[test]
+    fn what_came_while_suppressed_is_forgotten_too() {
+        let descriptor = PostedInterruptDescriptor::new();
+        descriptor.change(|control| control.with_suppressed(true));
+        assert_eq!(descriptor.post_by_control(0x41, false), None);
+        descriptor.forget();
+        assert!(!descriptor.is_pending() && !descriptor.has_requests());
     }
 }
