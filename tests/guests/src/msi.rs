@@ -14,7 +14,12 @@ const EXTENDED_MASK: u16 = 1 << 14;
 
 /// The message that brings `vector` to the processor that asks.
 pub fn message(vector: u8) -> (u32, u32) {
-    (0xFEE0_0000 | apic::id() << 12, u32::from(vector))
+    message_to(apic::id(), vector)
+}
+
+/// The message that brings `vector` to the processor with this local APIC id, at most 254.
+pub fn message_to(id: u32, vector: u8) -> (u32, u32) {
+    (0xFEE0_0000 | id << 12, u32::from(vector))
 }
 
 /// Switches MSI on with one message, which brings `vector`. `false` without the capability.

@@ -61,7 +61,7 @@ fn crashing_linux() -> Case {
 }
 
 /// The sum that the guest reported is that of the disk.
-fn disk_was_read(finished: &Finished<'_>) -> Result<()> {
+pub(super) fn disk_was_read(finished: &Finished<'_>) -> Result<()> {
     let (_, sum) = finished.disk.as_ref().context("the case has no disk")?;
     let said = finished.lines.iter().filter(|line| line.guest() == Some("linux"));
     let mut sums = said.filter_map(|line| {

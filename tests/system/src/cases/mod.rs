@@ -7,6 +7,7 @@ mod linux;
 mod options;
 mod refusals;
 mod restarts;
+mod sharing;
 
 use crate::case::{Case, Pattern};
 
@@ -14,6 +15,7 @@ use crate::case::{Case, Pattern};
 pub fn all() -> Vec<Case> {
     let mut cases = linux::all();
     cases.extend(restarts::all());
+    cases.extend(sharing::all());
     cases.extend(options::all());
     cases.extend(devices::all());
     cases.extend(guests::all());
@@ -38,6 +40,13 @@ const E1000E: &str = "8086:10d3";
 /// A configuration of these VMs on a machine that resets when all have ended.
 fn configuration(vms: &[String]) -> String {
     format!("at_end = \"reset\"\n{}", vms.concat())
+}
+
+/// The same VM with virtual CPUs that share CPUs: what `cpus` is to be instead of a list.
+fn sharing(vm: &str, count: u32, on: &str) -> String {
+    let (before, rest) = vm.split_once("cpus = [").unwrap_or_default();
+    let (_, after) = rest.split_once(']').unwrap_or_default();
+    format!("{before}cpus = {{ count = {count}, on = [{on}] }}{after}")
 }
 
 /// A VM that runs the guest `exerciser` with this command line; `more` are further lines of its configuration.

@@ -1,13 +1,14 @@
 //! Tests with a device: interrupts counted exactly, DMA to memory that comes and goes, resets.
 
+use guest::acpi::Acpi;
 use guest::clock::Clock;
 use guest::edu::{Direction, Edu};
-use guest::instructions::{disable_interrupts, enable_interrupts, wait_for_interrupt};
+use guest::instructions::{disable_interrupts, enable_interrupts, pause, wait_for_interrupt};
 use guest::memory::{PAGE, Page, Registers};
 use guest::multiboot::Information;
 use guest::nvme::Nvme;
 use guest::power::{self, Reset};
-use guest::{apic, hypercall, interrupts, msi};
+use guest::{apic, hypercall, interrupts, msi, processors};
 
 use crate::check::{Check, number};
 
@@ -60,13 +61,48 @@ pub(crate) fn msi(multiboot: &Information, check: &mut Check<'_>) {
     check.equal("switched-off", interrupts::count(OTHER_VECTOR) - before, 0);
 }
 
+/// What the other processor of `directed` does: nothing, on the CPU or off it.
+fn spins() {
+    enable_interrupts();
+    loop {
+        pause();
+    }
+}
+
+fn halts() {
+    loop {
+        wait_for_interrupt();
+    }
+}
+
+/// `test=directed`: the device interrupts the other processor, which executes instructions all the time or none at all.
+/// Where both share a CPU with others it is preempted, asleep, or on its way elsewhere when the interrupt comes.
+pub(crate) fn directed(multiboot: &Information, check: &mut Check<'_>) {
+    let Some((clock, edu)) = edu(check) else { return };
+    apic::enable();
+    let own = apic::id();
+    let Some(other) = Acpi::find().into_iter().flat_map(|acpi| acpi.processors()).find(|id| *id != own) else {
+        return check.that("other", false);
+    };
+    let work = if multiboot.option("state") == Some("halt") { halts } else { spins };
+    check.that("started", processors::start(other, clock, work));
+    let (address, data) = msi::message_to(other, VECTOR);
+    check.that("enabled", msi::enable_with(edu.function, address, data));
+    enable_interrupts();
+    let count = number(multiboot, "count", 200);
+    check.equal("delivered", raised(clock, &edu, count, VECTOR), count);
+    clock.sleep(50);
+    check.equal("counted", interrupts::count(VECTOR), count);
+    check.equal("taken-by", interrupts::last_taken_by(VECTOR).unwrap_or(own), other);
+}
+
 /// Raises the device's interrupt so often, each time when the last has come; returns how many came.
 fn raised(clock: Clock, edu: &Edu, count: u32, vector: u8) -> u32 {
     let first = interrupts::count(vector);
     for _ in 0..count {
         let before = interrupts::count(vector);
         edu.raise();
-        let came = clock.await_for(1000, || interrupts::count(vector) != before);
+        let came = clock.await_for(10_000, || interrupts::count(vector) != before);
         edu.acknowledge();
         if !came {
             break;

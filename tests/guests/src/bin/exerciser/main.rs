@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `smoke` | | what the loader left, exceptions, empty addresses, the local APIC's timer |
 //! | `msi` | `count=N` | interrupts of an edu device, one after the other, counted |
+//! | `directed` | `count=N state=spin\|halt` | interrupts of an edu device to the other processor, counted |
 //! | `msix` | `count=N` | the same of an NVMe controller's first MSI-X entry, masked and unmasked |
 //! | `processors` | `count=N` | another processor is started, answers interrupts and an NMI, and is started again |
 //! | `x2apic` | | the local APIC in x2APIC mode |
@@ -44,6 +45,7 @@ fn run(multiboot: &guest::multiboot::Information) {
     match name {
         "smoke" => smoke::run(multiboot, &mut check),
         "msi" => devices::msi(multiboot, &mut check),
+        "directed" => devices::directed(multiboot, &mut check),
         "msix" => devices::msi_x(multiboot, &mut check),
         "stale" => devices::stale(&mut check),
         "reset" => devices::reset(multiboot, &mut check),
