@@ -8,7 +8,9 @@ use iommu::address::{HostPhysical, Iova, PciAddress};
 use iommu::driver::{ApicMode, Delivery, DomainId, DomainRequest, Handle, Origin};
 use iommu::interrupt::entry::Trigger;
 use iommu::paging::Permissions;
-use remapping_unit_model::{Access, AddressType, Configuration, Interrupt, InterruptOutcome, Message, Request};
+use remapping_unit_model::{
+    Access, AddressType, Configuration, Interrupt, InterruptOutcome, Message, Request, Scalable,
+};
 
 use crate::Input;
 use crate::board::{self, Board};
@@ -46,8 +48,16 @@ fn configuration(input: &mut Input<'_>) -> Configuration {
     let levels = [0b0010u8, 0b0100, 0b0110, 0b1000, 0b1110][input.below(5)];
     let version = 1 + input.below(6) as u8;
     let queue = flag(14) || version >= 6;
+    let stages = input.below(8);
+    let scalable = (queue && stages & 3 != 0).then(|| Scalable {
+        first_stage: stages & 1 != 0,
+        second_stage: stages & 2 != 0,
+        coherent: stages & 4 != 0,
+        ..Scalable::default()
+    });
     Configuration {
         version,
+        scalable,
         domains: input.below(7) as u8,
         levels,
         width: if levels & 8 != 0 {
@@ -95,6 +105,8 @@ struct Run {
     attached: [Option<usize>; 3],
     handles: [Option<Handle>; 3],
     vectors: BTreeMap<(usize, u16), u8>,
+    /// What every entry permits: the first stage has none that can be written alone.
+    always: Permissions,
 }
 
 impl Run {
@@ -105,7 +117,10 @@ impl Run {
         let driver = Driver::bring_up(board.clone(), &board::table(), &board, &options).expect("the unit is usable");
         let handles = DEVICES.map(|device| driver.interrupts().allocate(Origin::function(device), 2).ok());
         board.assert_clean("bring-up");
-        Self { board, driver, domains: Default::default(), attached: [None; 3], handles, vectors: BTreeMap::new() }
+        let first_stage = configuration.scalable.is_some_and(|scalable| !scalable.second_stage);
+        let always = if first_stage { Permissions::READ } else { Permissions::empty() };
+        let (domains, attached) = (Default::default(), [None; 3]);
+        Self { board, driver, domains, attached, handles, vectors: BTreeMap::new(), always }
     }
 
     fn call(&mut self, input: &mut Input<'_>) {
@@ -155,14 +170,14 @@ impl Run {
         (start..start + length, Iova::new(start << 12), length << 12)
     }
 
-    fn permissions(input: &mut Input<'_>) -> Permissions {
-        Permissions::from_bits_truncate(1 + input.below(3) as u8)
+    fn permissions(&self, input: &mut Input<'_>) -> Permissions {
+        Permissions::from_bits_truncate(1 + input.below(3) as u8) | self.always
     }
 
     fn map(&mut self, which: usize, input: &mut Input<'_>) {
-        let Domain { id: Some(id), pages } = &mut self.domains[which] else { return };
         let (range, iova, length) = Self::range(input);
-        let (host, permissions) = (HOSTS[input.below(HOSTS.len())], Self::permissions(input));
+        let (host, permissions) = (HOSTS[input.below(HOSTS.len())], self.permissions(input));
+        let Domain { id: Some(id), pages } = &mut self.domains[which] else { return };
         let free = pages.range(range.clone()).next().is_none();
         let done = self.driver.map(*id, iova, HostPhysical::new(host << 12), length, permissions);
         assert_eq!(done.is_ok(), free, "{done:?}");
@@ -182,8 +197,8 @@ impl Run {
     }
 
     fn protect(&mut self, which: usize, input: &mut Input<'_>) {
+        let ((range, iova, length), permissions) = (Self::range(input), self.permissions(input));
         let Domain { id: Some(id), pages } = &mut self.domains[which] else { return };
-        let ((range, iova, length), permissions) = (Self::range(input), Self::permissions(input));
         self.driver.protect(*id, iova, length, permissions).expect("frames are left");
         pages.range_mut(range).for_each(|(_, (_, allowed))| *allowed = permissions.bits());
     }
