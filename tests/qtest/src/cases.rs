@@ -1,12 +1,13 @@
 //! The tests, by name.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use anyhow::Result;
 use remapping_unit_model::Configuration;
 
-use crate::program;
 use crate::tools::Qemu;
+use crate::{native, program};
 
 /// Programs for each set of options.
 const PROGRAMS: u64 = 300;
@@ -53,6 +54,18 @@ fn units() -> Vec<(&'static str, &'static str, Configuration)> {
     ]
 }
 
+/// What the driver meets: options, whether APIC ids have 32 bits, and whether pages may be only written.
+const DRIVEN: &[(&str, &str, bool, bool)] = &[
+    ("default", "intremap=on,eim=on", true, true),
+    ("aw-bits-39", "intremap=on,eim=on,aw-bits=39", true, true),
+    ("caching-mode", "intremap=on,eim=on,caching-mode=on", true, true),
+    ("snoop-control", "intremap=on,eim=on,snoop-control=on", true, true),
+    ("device-iotlb", "intremap=on,eim=on,device-iotlb=on", true, true),
+    ("no-eim", "intremap=on,eim=off", false, true),
+    ("scalable", "intremap=on,eim=on,x-scalable-mode=on", true, true),
+    ("first-stage", "intremap=on,eim=on,x-scalable-mode=on,x-flts=on", true, false),
+];
+
 /// Runs the tests whose names contain `name`. False: one failed.
 pub(crate) fn run(name: Option<&str>) -> Result<bool> {
     let qemu = Qemu::find()?;
@@ -66,6 +79,10 @@ pub(crate) fn run(name: Option<&str>) -> Result<bool> {
         let test = format!("programs-{unit}");
         passed &= one(name, &test, || program::search(&qemu, options, &configuration, first, count))?;
     }
+    for (unit, options, wide, write_only) in DRIVEN {
+        let seed = seed.unwrap_or(1);
+        passed &= one(name, &format!("driver-{unit}"), || native::run(&qemu, options, *wide, *write_only, seed))?;
+    }
     Ok(passed)
 }
 
@@ -74,7 +91,8 @@ fn one(wanted: Option<&str>, test: &str, work: impl FnOnce() -> Result<String>) 
         return Ok(true);
     }
     let start = Instant::now();
-    let result = work();
+    // The driver's doors have no errors: a lost emulator panics there.
+    let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
     let seconds = start.elapsed().as_secs_f32();
     match result {
         Ok(said) => println!("test qtest::{test} ... ok\n{said} in {seconds:.1} s"),

@@ -8,6 +8,7 @@
 
 mod cases;
 mod emulator;
+mod native;
 mod program;
 mod tools;
 

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
@@ -37,7 +38,7 @@ pub(crate) struct Emulator {
     child: Child,
     protocol: Protocol,
     monitor: Monitor,
-    memory: Shared,
+    memory: Arc<Shared>,
     folder: PathBuf,
     /// The next vector that no interrupt has had.
     next_vector: u8,
@@ -53,7 +54,7 @@ impl Emulator {
         let mut rom = vec![0; 0x1_0000];
         rom[0xfff0..0xfff4].copy_from_slice(&ROM);
         fs::write(folder.join("rom"), rom).context("cannot write the machine's ROM")?;
-        let memory = Shared::new(folder.join("memory"), MEMORY)?;
+        let memory = Arc::new(Shared::new(folder.join("memory"), MEMORY)?);
         let socket = folder.join("monitor");
         let monitor = Awaited::at(&socket)?;
         let (ours, theirs) = UnixStream::pair()?;
@@ -95,7 +96,7 @@ impl Emulator {
         child.context("cannot start QEMU")
     }
 
-    pub(crate) fn memory(&self) -> &Shared {
+    pub(crate) fn memory(&self) -> &Arc<Shared> {
         &self.memory
     }
 
