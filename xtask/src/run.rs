@@ -66,10 +66,10 @@ fn run_in_qemu(options: &RunOptions) -> Result<()> {
     let sum = disk::create(&image, SEED)?;
     let machine = start(&tools, options, &configuration, &folder, &image)?;
     let (lines, ended) = follow(Box::new(machine), options, DEFAULT_TIMEOUT, &configuration)?;
-    let death = ending::death(&lines, &ended);
     if options.shell {
-        return after_shell(death, &folder.join("serial.log"));
+        return after_shell(&ended, &folder.join("serial.log"));
     }
+    let death = ending::death(&lines, &ended);
     println!("\n{}", demo::summary_table(&lines));
     if options.config.is_some() || options.initrd.is_some() {
         return match death {
@@ -133,12 +133,17 @@ fn configuration(options: &RunOptions, nonce: &str) -> Result<String> {
     }
 }
 
-/// What there is to say when the user has left the machine, or it has left him.
-fn after_shell(death: Option<String>, log: &Path) -> Result<()> {
-    match death {
+/// What there is to say when the user has stopped the machine, or it has ended.
+fn after_shell(ended: &Ended, log: &Path) -> Result<()> {
+    let text = std::fs::read(log).with_context(|| format!("cannot read {}", log.display()))?;
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<LogLine> = text.lines().filter_map(LogLine::parse).collect();
+    // QEMU says so when the keys to stop it are typed.
+    let stopped = lines.last().is_some_and(|line| line.message == "QEMU: Terminated");
+    match ending::death(&lines, ended).filter(|_| !stopped) {
         Some(death) => bail!("{death} (the log: {})", log.display()),
         None => {
-            println!("\nThe machine is off. Its log is in {}.", log.display());
+            println!("The machine is off. Its log is in {}.", log.display());
             Ok(())
         }
     }
@@ -284,6 +289,21 @@ fn nonce() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaving_the_shell_is_no_failure_but_a_machine_that_dies_is() {
+        let log = std::env::temp_dir().join(format!("postern-shell-{}.log", std::process::id()));
+        let ended = Ended { trouble: None, triple_fault: None };
+        for (text, is_good) in [
+            ("[    1.000000] linux     | / # \r\nQEMU: Terminated\n\r", true),
+            ("[    1.000000] info  schedule  | every VM has ended; the machine resets\r\n", true),
+            ("[    1.000000] linux     | / # \r\n", false),
+        ] {
+            std::fs::write(&log, text).unwrap();
+            assert_eq!(after_shell(&ended, &log).is_ok(), is_good, "{text}");
+        }
+        std::fs::remove_file(log).unwrap();
+    }
 
     #[test]
     fn a_text_is_broken_between_words() {
