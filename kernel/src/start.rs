@@ -12,6 +12,7 @@ use crate::cpu::{self, ApicMode, calibration, clock, features, symbols};
 use crate::memory::takeover::{self, Prepared};
 use crate::memory::{Owner, frames, heap_use, memory_map};
 use crate::platform::acpi::{AcpiFault, Fadt, Madt, PmTimer, Tables, parse_mcfg};
+use crate::platform::pci::{ConfigurationAccess, Mechanism, Ports};
 use crate::platform::{Machine, handed_over, legacy, pci};
 
 /// What goes from one stack to the other.
@@ -102,8 +103,8 @@ extern "C" fn explore() -> ! {
         log::debug!(target: "cpu", "the TSC is not called invariant: times may drift");
     }
     let madt = interrupt_controllers(&tables);
-    let (ecam, functions) = functions(&tables);
-    then(Machine { files, tables, madt, fadt, ecam, functions, features })
+    let (configuration, functions) = functions(&tables);
+    then(Machine { files, tables, madt, fadt, configuration, functions, features })
 }
 
 /// Reads the MADT, and masks what delivered interrupts before.
@@ -130,26 +131,9 @@ fn interrupt_controllers(tables: &Tables) -> Madt {
 }
 
 /// Finds the PCI functions.
-fn functions(tables: &Tables) -> (pci::Ecam, alloc::vec::Vec<pci::Function>) {
-    let regions = match tables.mcfg() {
-        Ok(table) => {
-            let (regions, problems) = parse_mcfg(table);
-            for problem in problems {
-                log::warn!(target: "acpi", "{problem}");
-            }
-            regions
-        }
-        Err(error @ AcpiFault::Missing(_)) => {
-            log::warn!(target: "acpi", "{error}: no PCI function can be reached");
-            alloc::vec::Vec::new()
-        }
-        Err(error) => stop(&error),
-    };
-    let (ecam, failed) = pci::map(&regions);
-    for (region, error) in failed {
-        log::warn!(target: "pci", "configuration space of segment {:04x} is out of reach: {error}", region.segment);
-    }
-    let pci::Enumeration { functions, problems } = pci::enumerate(&ecam);
+fn functions(tables: &Tables) -> (Mechanism, alloc::vec::Vec<pci::Function>) {
+    let mechanism = mechanism(tables);
+    let pci::Enumeration { functions, problems } = pci::enumerate(&mechanism);
     for problem in problems {
         log::warn!(target: "pci", "{problem}");
     }
@@ -159,7 +143,47 @@ fn functions(tables: &Tables) -> (pci::Ecam, alloc::vec::Vec<pci::Function>) {
         "{} functions; bus mastering was on in {masters} that are no bridges, and is off now",
         functions.len()
     );
-    (ecam, functions)
+    (mechanism, functions)
+}
+
+/// The enhanced mechanism where firmware's table leads to it, else the ports.
+fn mechanism(tables: &Tables) -> Mechanism {
+    let regions = match tables.mcfg() {
+        Ok(table) => {
+            let (regions, problems) = parse_mcfg(table);
+            for problem in problems {
+                log::warn!(target: "acpi", "{problem}");
+            }
+            regions
+        }
+        Err(AcpiFault::Missing(_)) => alloc::vec::Vec::new(),
+        Err(error) => stop(&error),
+    };
+    let (ecam, failed) = pci::map(&regions);
+    for (region, error) in failed {
+        log::warn!(target: "pci", "configuration space of segment {:04x} is out of reach: {error}", region.segment);
+    }
+    if !ecam.segments().is_empty() {
+        return Mechanism::Enhanced(ecam);
+    }
+    match Ports::find() {
+        Some(ports) => {
+            log::warn!(
+                target: "pci",
+                "no ACPI table MCFG leads to configuration space: it is reached by ports 0xcf8 and 0xcfc, without \
+                 extended capabilities"
+            );
+            Mechanism::Ports(ports)
+        }
+        None => {
+            log::warn!(
+                target: "pci",
+                "no PCI function can be reached: there is neither an ACPI table MCFG that leads to configuration space \
+                 nor a host bridge at port 0xcf8"
+            );
+            Mechanism::Enhanced(ecam)
+        }
+    }
 }
 
 /// One line that says where memory went.

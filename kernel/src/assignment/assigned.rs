@@ -264,7 +264,7 @@ impl Supply for MachineSupply<'_> {
             info!("{address}: its interrupt entries take messages of {senders}, as it signs with several ids");
         }
         Ok(Parts {
-            configuration: FunctionSpace::new(self.assignments.ecam().clone(), address),
+            configuration: FunctionSpace::new(self.assignments.configuration().clone(), address),
             windows,
             clock: Clock,
             bus: bus_reset(self.assignments, function),
@@ -294,7 +294,7 @@ fn end_quarantine(remapping: &Remapping, function: PciAddress) {
 fn bus_reset(assignments: &Assignments, function: &pci::Function) -> Option<BusReset<FunctionSpace>> {
     let bridge = assignments.function(function.parent?)?;
     let buses = bridge.bridge?;
-    let space = |address| FunctionSpace::new(assignments.ecam().clone(), address);
+    let space = |address| FunctionSpace::new(assignments.configuration().clone(), address);
     let others = assignments.functions().iter().map(|other| other.address).filter(|other| {
         other.segment == function.address.segment
             && (buses.secondary..=buses.subordinate).contains(&other.source.bus())

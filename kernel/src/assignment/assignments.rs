@@ -16,7 +16,7 @@ use super::device_tlb::DeviceTlb;
 use super::territory::{self, Conflict, Holder};
 use super::{Events, FunctionSpace, KernelMachine, Remapping, Signature};
 use crate::cpu;
-use crate::platform::pci::{Class, Ecam, Function};
+use crate::platform::pci::{Class, Function, Mechanism};
 
 /// What the units are brought up with.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub struct Plan<'a> {
 /// Everything that can be assigned, and by what right.
 #[derive(Debug)]
 pub struct Assignments {
-    ecam: Arc<Ecam>,
+    configuration: Arc<Mechanism>,
     functions: Vec<Function>,
     registry: Registry,
     remapping: Result<Remapping, String>,
@@ -45,8 +45,13 @@ impl Assignments {
     /// bus mastering is off by now.
     ///
     /// Without remapping there is nothing to assign with; the reason is kept for whoever asks.
-    pub fn new(ecam: Arc<Ecam>, functions: Vec<Function>, events: &'static Events, plan: Plan<'_>) -> Self {
-        let space = |address| FunctionSpace::new(ecam.clone(), address);
+    pub fn new(
+        configuration: Arc<Mechanism>,
+        functions: Vec<Function>,
+        events: &'static Events,
+        plan: Plan<'_>,
+    ) -> Self {
+        let space = |address| FunctionSpace::new(configuration.clone(), address);
         for function in &functions {
             let on = topology::enable_isolation(function.address, &space(function.address));
             if !on.is_empty() {
@@ -66,7 +71,7 @@ impl Assignments {
         if let Err(reason) = &remapping {
             error!("no device can be assigned: {reason}");
         }
-        Self { ecam, functions, registry, remapping }
+        Self { configuration, functions, registry, remapping }
     }
 
     /// The remapping units.
@@ -78,9 +83,9 @@ impl Assignments {
         self.remapping.as_ref().map_err(String::as_str)
     }
 
-    /// Configuration space.
-    pub fn ecam(&self) -> &Arc<Ecam> {
-        &self.ecam
+    /// The way to configuration space.
+    pub fn configuration(&self) -> &Arc<Mechanism> {
+        &self.configuration
     }
 
     /// Every function of the machine.
@@ -114,7 +119,7 @@ impl Assignments {
                 )
             })
             .collect();
-        platform.extend(self.ecam.ranges().map(|range| (range, Holder::ConfigurationSpace)));
+        platform.extend(self.configuration.ranges().map(|range| (range, Holder::ConfigurationSpace)));
         territory::conflict(function, &self.functions, &platform)
     }
 

@@ -59,7 +59,7 @@ impl Assignments {
                     .map(|source| AssignError::Registers { function, source }),
             ),
         }
-        let space = FunctionSpace::new(self.ecam().clone(), function);
+        let space = FunctionSpace::new(self.configuration().clone(), function);
         let judged = device::check_function(&space, function);
         found.extend(judged.err().map(|source| AssignError::Device { function, source }));
         found

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use self::acpi::{Fadt, Madt, Tables};
 pub use self::handed_over::{File, Files, HandoffError};
-use self::pci::{Ecam, Function};
+use self::pci::{Function, Mechanism};
 use crate::cpu::features::Features;
 use crate::cpu::online::{self, LeftOut};
 use crate::cpu::{self, ApicMode};
@@ -26,8 +26,8 @@ pub struct Machine {
     pub madt: Madt,
     /// The reset register.
     pub fadt: Fadt,
-    /// Configuration space.
-    pub ecam: Ecam,
+    /// The way to configuration space.
+    pub configuration: Mechanism,
     /// Every PCI function, a bridge before what is behind it; bus mastering is off in all that are no bridges.
     pub functions: Vec<Function>,
     pub(crate) features: Features,

@@ -103,7 +103,8 @@ pub fn begin(machine: Machine) -> ! {
         physical_bits: vcpu::nested_paging().output_bits,
         touches_memory: |first, last| memory_map().touches_memory(first.as_u64(), last.as_u64().saturating_add(1)),
     };
-    let assignments = Assignments::new(Arc::new(machine.ecam.clone()), machine.functions.clone(), events, plan);
+    let assignments =
+        Assignments::new(Arc::new(machine.configuration.clone()), machine.functions.clone(), events, plan);
     machine.start_other_cpus(apic_mode(&assignments));
     log_functions(&assignments);
     // Only now: on a processor that cannot run guests, all that was said so far is still worth reading.

@@ -53,7 +53,7 @@ pub enum McfgProblem {
 impl fmt::Display for McfgProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (region, why) = match self {
-            Self::Empty => return f.write_str("the ACPI table MCFG has no entry: no PCI function can be reached"),
+            Self::Empty => return f.write_str("the ACPI table MCFG has no entry"),
             Self::Backwards(region) => (region, "its last bus lies before its first"),
             Self::BadBase(region) => (region, "nothing can be mapped there"),
             Self::Overlap(region) => (region, "an entry before it has some of these buses"),

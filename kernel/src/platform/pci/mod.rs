@@ -5,6 +5,8 @@ mod bars;
 mod ecam;
 mod function;
 mod lists;
+mod mechanism;
+mod ports;
 mod scan;
 pub mod tree;
 
@@ -13,4 +15,6 @@ pub use self::ecam::{Ecam, map};
 pub use self::function::{
     Acs, Bar, BarKind, Buses, Capability, Class, Express, ExpressKind, ExtendedCapability, Function, capability,
 };
+pub use self::mechanism::Mechanism;
+pub use self::ports::Ports;
 pub use self::scan::{Enumeration, PciProblem, enumerate};
