@@ -32,6 +32,8 @@ pub enum AtEnd {
     Halt,
     /// The machine is reset.
     Reset,
+    /// The machine is switched off.
+    PowerOff,
 }
 
 /// One VM.

@@ -148,7 +148,7 @@ fn missing_keys() {
 fn words_that_mean_nothing() {
     let text = format!("at_end = \"stop\"\n{}", vm("a", 0, "on_reset = \"halt\"\nallow = [\"everything\"]"));
     assert_snapshot!(problems(&text), @r#"
-    line 1, column 10: the configuration, at_end: "stop" means nothing here. Write one of `halt`, `reset`.
+    line 1, column 10: the configuration, at_end: "stop" means nothing here. Write one of `halt`, `reset`, `power-off`.
     line 7, column 12: vm "a", on_reset: "halt" means nothing here. Write one of `restart`, `stop`.
     line 8, column 10: vm "a", allow: "everything" means nothing here. Write one of `unsafe-interrupts`, `device-tlb`.
     "#);

@@ -122,6 +122,15 @@ pub(super) fn raw(bytes: &[u8]) {
     });
 }
 
+/// Waits, not for long, until the last byte has left the serial port.
+pub(crate) fn drain() {
+    interrupts::without(|| {
+        if let Some(serial) = &mut OUTPUT.lock().serial {
+            serial.drain();
+        }
+    });
+}
+
 /// A byte that the serial port received.
 pub(super) fn received() -> Option<u8> {
     interrupts::without(|| OUTPUT.lock().serial.as_mut()?.receive())

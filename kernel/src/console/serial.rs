@@ -30,11 +30,7 @@ impl Serial {
     /// Nobody else drives COM1.
     pub(super) unsafe fn open() -> Option<Self> {
         // `init` waits until nothing is being sent, without a bound: that wait is done here, with one.
-        clock::wait_for(10 * ROOM, || {
-            // SAFETY: reading the status has no effect but clearing its error bits; where no UART is, it gives 0xff.
-            let status = unsafe { x86_64::instructions::port::PortReadOnly::<u8>::new(PORT + LINE_STATUS).read() };
-            LSR::from_bits_retain(status).contains(LSR::TRANSMITTER_EMPTY).then_some(())
-        })?;
+        sent(10 * ROOM)?;
         // SAFETY: the caller's promise.
         let mut port = unsafe { Uart16550::new_port(PORT) }.ok()?;
         port.init(CONFIGURATION).ok()?;
@@ -52,8 +48,22 @@ impl Serial {
         }
     }
 
+    /// Waits until the last byte has left, no longer than [`ROOM`].
+    pub(super) fn drain(&mut self) {
+        sent(ROOM);
+    }
+
     /// A byte that came in, if any.
     pub(super) fn receive(&mut self) -> Option<u8> {
         self.port.try_receive_byte().ok()
     }
+}
+
+/// Waits until nothing is being sent; `None` where that takes longer than `nanoseconds`.
+fn sent(nanoseconds: u64) -> Option<()> {
+    clock::wait_for(nanoseconds, || {
+        // SAFETY: reading the status has no effect but clearing its error bits; where no UART is, it gives 0xff.
+        let status = unsafe { x86_64::instructions::port::PortReadOnly::<u8>::new(PORT + LINE_STATUS).read() };
+        LSR::from_bits_retain(status).contains(LSR::TRANSMITTER_EMPTY).then_some(())
+    })
 }

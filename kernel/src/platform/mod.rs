@@ -4,13 +4,15 @@ pub mod acpi;
 pub(crate) mod handed_over;
 pub(crate) mod legacy;
 pub mod pci;
+mod power;
 mod reset;
 
 use alloc::vec::Vec;
 
-use self::acpi::{Fadt, Madt, Tables};
+use self::acpi::{Fadt, Madt, NoSoftOff, SoftOff, Tables};
 pub use self::handed_over::{File, Files, HandoffError};
 use self::pci::{Function, Mechanism};
+pub use self::power::StillOn;
 use crate::cpu::features::Features;
 use crate::cpu::online::{self, LeftOut};
 use crate::cpu::{self, ApicMode};
@@ -58,6 +60,11 @@ impl Machine {
 /// Resets the machine, by the register that its FADT names and by every other way that a PC knows.
 pub fn reset(fadt: &Fadt) -> ! {
     reset::reset(fadt.reset)
+}
+
+/// Switches the machine off, as its firmware's tables say. Returns only where that fails.
+pub fn switch_off(soft_off: Result<SoftOff, NoSoftOff>) -> StillOn {
+    power::off(soft_off)
 }
 
 /// The room that lines about CPUs name.

@@ -42,7 +42,7 @@ use self::slot::Slot;
 use crate::assignment::{Assignments, Events, Plan};
 use crate::cpu::{self, ApicMode, vectors};
 use crate::memory::memory_map;
-use crate::platform::acpi::Fadt;
+use crate::platform::acpi::{Fadt, NoSoftOff, SoftOff};
 use crate::platform::{self, File, Machine, pci};
 use crate::vapic::{ApicBus, Bell};
 use crate::{start, vcpu};
@@ -50,6 +50,7 @@ use crate::{start, vcpu};
 /// Everything that the CPUs share.
 struct Schedule {
     fadt: Fadt,
+    soft_off: Result<SoftOff, NoSoftOff>,
     at_end: AtEnd,
     files: Vec<File>,
     slots: Vec<Slot>,
@@ -85,6 +86,11 @@ impl Schedule {
                 info!("every VM has ended; the machine resets");
                 platform::reset(&self.fadt);
             }
+            AtEnd::PowerOff => {
+                info!("every VM has ended; the machine switches itself off");
+                let reason = platform::switch_off(self.soft_off);
+                error!("the machine stays on and does nothing: {reason}");
+            }
         }
     }
 }
@@ -119,8 +125,9 @@ pub fn begin(machine: Machine) -> ! {
     let board = board(&slots);
     let desks = (0..cpu::count()).map(|_| Desk::new()).collect();
     let (at_end, left) = (configuration.at_end, AtomicUsize::new(slots.len()));
-    let fadt = machine.fadt;
-    let shared = SCHEDULE.call_once(|| Schedule { fadt, at_end, files, slots, board, desks, assignments, left });
+    let (fadt, soft_off) = (machine.fadt, machine.tables.soft_off());
+    let shared =
+        SCHEDULE.call_once(|| Schedule { fadt, soft_off, at_end, files, slots, board, desks, assignments, left });
     faults::listen(shared);
     start::log_memory();
     log_hypervisor_memory();

@@ -26,8 +26,8 @@ pub enum LastWords {
     Failed,
     /// Every VM has ended, and the machine stays on.
     Idle,
-    /// Every VM has ended, and the machine resets.
-    Resets,
+    /// Every VM has ended, and the machine resets or switches itself off.
+    Goes,
 }
 
 impl LastWords {
@@ -42,7 +42,9 @@ impl LastWords {
             Source::Hypervisor { level, room } if level == "error" && room == FAILURE_ROOM => Some(Self::Failed),
             Source::Hypervisor { .. } if begins("the machine is halted") => Some(Self::Refused),
             Source::Hypervisor { .. } if begins("every VM has ended; the machine stays on") => Some(Self::Idle),
-            Source::Hypervisor { .. } if begins("every VM has ended; the machine resets") => Some(Self::Resets),
+            Source::Hypervisor { .. } if begins("every VM has ended; the machine resets") => Some(Self::Goes),
+            Source::Hypervisor { .. } if begins("every VM has ended; the machine switches") => Some(Self::Goes),
+            Source::Hypervisor { .. } if begins("the machine stays on and does nothing") => Some(Self::Failed),
             Source::Hypervisor { .. } => None,
         }
     }
@@ -52,7 +54,7 @@ impl LastWords {
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
     limit: Option<Instant>,
-    /// The last words, and until when more are awaited; a machine that resets ends by itself.
+    /// The last words, and until when more are awaited; a machine that goes ends by itself.
     last_words: Option<(LastWords, Instant)>,
 }
 
@@ -72,7 +74,7 @@ impl Watch {
 
     /// Takes note of a line.
     pub fn hear(&mut self, line: &LogLine) {
-        if let Some(words) = LastWords::of(line).filter(|words| *words != LastWords::Resets) {
+        if let Some(words) = LastWords::of(line).filter(|words| *words != LastWords::Goes) {
             self.last_words = Some((words, Instant::now() + PATIENCE));
         }
     }
@@ -122,7 +124,7 @@ pub fn death(lines: &[LogLine], ended: &Ended) -> Option<String> {
         ));
     }
     match lines.iter().rev().find_map(LastWords::of) {
-        Some(LastWords::Idle | LastWords::Resets) => None,
+        Some(LastWords::Idle | LastWords::Goes) => None,
         Some(LastWords::Refused) => Some(format!("Postern did not start:{}", reasons(lines))),
         Some(LastWords::Failed) | None => {
             Some("the machine was reset or switched off before its VMs had ended, and the log does not say why".into())

@@ -5,11 +5,13 @@ mod bytes;
 mod fadt;
 mod madt;
 mod mcfg;
+mod soft_off;
 mod tables;
 
 pub use self::fadt::{AddressSpace, Fadt, GenericAddress};
 pub use self::madt::{IoApic, Madt, MadtProblem};
 pub use self::mcfg::{EcamRegion, McfgProblem, parse as parse_mcfg};
+pub use self::soft_off::{NoSoftOff, SoftOff};
 pub use self::tables::{AcpiFault, Tables};
 
 /// The ACPI timer: counts up 3,579,545 times a second.

@@ -4,9 +4,10 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use acpi::sdt::{SdtHeader, Signature};
-use acpi::{AcpiError, AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
+use acpi::{AcpiError, AcpiHandler, AcpiTable, AcpiTables, AmlTable, PhysicalMapping};
 use iommu::address::HostPhysical;
 
+use super::soft_off::{NoSoftOff, SoftOff};
 use crate::memory::space::firmware_bytes;
 
 /// The longest table that is looked at, in bytes.
@@ -165,6 +166,18 @@ impl Tables {
     /// [`AcpiFault::Missing`].
     pub fn fadt(&self) -> Result<&'static [u8], AcpiFault> {
         self.find::<FadtTable>("FACP")
+    }
+
+    /// How the machine is switched off.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSoftOff`].
+    pub fn soft_off(&self) -> Result<SoftOff, NoSoftOff> {
+        let fadt = self.fadt().map_err(|_| NoSoftOff::NoTable)?;
+        let blocks = self.0.dsdt().into_iter().chain(self.0.ssdts());
+        let bytes = |block: AmlTable| firmware_bytes(HostPhysical::new(block.address as u64), block.length as usize);
+        SoftOff::read(fadt, blocks.filter_map(bytes))
     }
 
     /// The table of DMA-remapping units, whole.

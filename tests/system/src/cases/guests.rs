@@ -4,7 +4,7 @@ use super::{configuration, ended, exerciser};
 use crate::case::{Case, Pattern};
 
 pub(super) fn all() -> Vec<Case> {
-    vec![multiboot(), two_processors(), legacy_interrupts(), wild_guest(), guest_crash(), debug_exit()]
+    vec![multiboot(), power_off(), two_processors(), legacy_interrupts(), wild_guest(), guest_crash(), debug_exit()]
 }
 
 /// A Multiboot guest finds what the protocol promises, and a second one powers off by ACPI.
@@ -14,6 +14,12 @@ fn multiboot() -> Case {
         .expect(ended("one", "smoke"))
         .forbid(Pattern::guest("one", "failed"))
         .forbid(Pattern::guest("two", "power=still-on"))
+}
+
+/// The machine switches itself off when its VM has.
+fn power_off() -> Case {
+    let configuration = configuration(&[exerciser("a", "0", "test=off", "")]).replace("reset", "power-off");
+    Case::new("power-off", configuration).expect(Pattern::hypervisor("the machine switches itself off"))
 }
 
 /// A guest starts its second processor and sends it interrupts; another uses its APIC in x2APIC mode.
