@@ -28,9 +28,9 @@ impl Hardware {
     pub(super) fn configuration(&self, bochs: &Bochs, serial: u16) -> String {
         let Self { cpu_model, cpus, memory } = self;
         let display = &bochs.display;
-        // A triple fault ends Bochs, with the state of the CPU in its log. Time is counted in instructions alone.
+        // A triple fault resets the machine, with the state of the CPU in the log: Bochs would go on for ever otherwise. Time is counted in instructions alone.
         format!(
-            "cpu: model={cpu_model}, count={cpus}, ips=100000000, reset_on_triple_fault=0\n\
+            "cpu: model={cpu_model}, count={cpus}, ips=100000000, reset_on_triple_fault=1\n\
              memory: guest={memory}, host={memory}\n\
              pci: enabled=1, chipset=i440fx\n\
              fw_cfg: enabled=1\n\

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A case is a [`Case`](crate::case::Case) as for QEMU, made with `.in_bochs(Hardware { cpu_model, cpus, memory })`: the
-//! same configuration text, the same expectations; `.stays()` ends the run as soon as all expected lines came, and needs
-//! `at_end = "halt"`. Everything of a run lies in `target/postern/NAME`:
+//! same configuration text, the same expectations. `at_end = "power-off"` ends the run when every VM has ended;
+//! `.stays()` ends it as soon as all expected lines came. Everything of a run lies in `target/postern/NAME`:
 //! `serial.log` (COM1, from which the run is judged), `bochs.log` (what Bochs itself says: the reason of a triple fault
 //! or of a failed VM entry is there), `bochsrc`, and the disk. Bochs's names of CPU models are listed by
 //! `bochs --help cpu`.
@@ -19,8 +19,8 @@
 //!
 //! The chipset is an i440FX: no ECAM, no MSI, no remapping unit. The disk is the one of
 //! [`disk_image`](crate::disk_image). All CPUs run in one host thread, some 200 million instructions a second, also
-//! while all of them are halted. A reset starts the machine again; it cannot be seen from outside, so a configuration
-//! should not ask for it. Where CPUID tells the TSC's rate (`arrow_lake`: 4.2 GHz), a second of the hypervisor's clock
+//! while all of them are halted. A reset, and so a triple fault, shows as firmware's starting again, which ends the
+//! run. Where CPUID tells the TSC's rate (`arrow_lake`: 4.2 GHz), a second of the hypervisor's clock
 //! is that many instructions, about 20 s; elsewhere the rate is measured, and a second is 100 million.
 
 mod hardware;
@@ -54,7 +54,10 @@ const OUTPUT: &str = "bochs-output.log";
 /// Bochs's last words when the machine switched itself off: by ACPI, or by the port that Bochs has for it.
 const SWITCHED_OFF: [&str; 2] = ["soft power off", "shutdown requested"];
 
-/// Part of its last words when a fault happened in the delivery of a double fault.
+/// What firmware says when it found something to boot.
+const FIRMWARE_STARTS: &str = "BdsDxe: loading";
+
+/// Part of what it says when a fault happened in the delivery of a double fault.
 const TRIPLE_FAULT: &str = "exception with no resolution";
 
 /// A machine that is running; it is stopped when this is dropped.
@@ -62,6 +65,8 @@ pub struct Machine {
     child: Child,
     lines: Receiver<LogLine>,
     folder: PathBuf,
+    /// Firmware has started the machine.
+    started: bool,
 }
 
 impl Machine {
@@ -93,7 +98,13 @@ impl Machine {
         let (sender, lines) = channel();
         thread::spawn(move || connect(&listener, log, &sender));
         thread::spawn(move || keep_output(said, output, serial));
-        Ok(Self { child, lines, folder: folder.to_owned() })
+        Ok(Self { child, lines, folder: folder.to_owned(), started: false })
+    }
+
+    /// Whether the line shows that firmware starts the machine once more: it was reset.
+    fn is_restart(&mut self, line: &LogLine) -> bool {
+        let starts = line.is_boots() && line.message.starts_with(FIRMWARE_STARTS);
+        starts && std::mem::replace(&mut self.started, true)
     }
 
     /// Why Bochs ended.
@@ -107,6 +118,12 @@ impl Machine {
 impl Running for Machine {
     fn next(&mut self, deadline: Option<Instant>) -> Result<Event> {
         Ok(match receive(&self.lines, deadline) {
+            // Bochs cannot be told to end where the machine would start again.
+            Received::Line(line) if self.is_restart(&line) => {
+                self.child.kill().context("cannot stop Bochs")?;
+                self.child.wait().context("cannot wait for Bochs")?;
+                Event::Ended(Ended { trouble: None, ..self.ending() })
+            }
             Received::Line(line) => Event::Line(line),
             Received::DeadlinePassed => Event::DeadlinePassed,
             Received::Closed => {
@@ -154,11 +171,11 @@ fn ending(log: &str, output: &str, folder: &Path) -> Ended {
         let line = text.lines().rfind(|line| line.contains(">>PANIC<<"))?;
         Some(line.split_once(">>PANIC<<").map_or(line, |(_, reason)| reason).trim().to_owned())
     };
+    if log.contains(TRIPLE_FAULT) {
+        return Ended { triple_fault: Some(folder.join(LOG)), ..Ended::default() };
+    }
     match panic(log).or_else(|| panic(output)) {
         Some(reason) if SWITCHED_OFF.iter().any(|words| reason.contains(words)) => Ended::default(),
-        Some(reason) if reason.contains(TRIPLE_FAULT) => {
-            Ended { triple_fault: Some(folder.join(LOG)), ..Ended::default() }
-        }
         Some(reason) => Ended { trouble: Some(format!("Bochs stopped: {reason}")), ..Ended::default() },
         None => Ended { trouble: Some("Bochs ended without a reason in its log".into()), ..Ended::default() },
     }
@@ -174,7 +191,8 @@ mod tests {
         let off = "00000000000i[ACPI  ] sleep\n01306876453p[ACPI  ] >>PANIC<< ACPI control: soft power off\n";
         assert_eq!(judge(off, ""), Ended::default());
         assert_eq!(judge("1p[UNMAP ] >>PANIC<< Shutdown port: shutdown requested\n", ""), Ended::default());
-        let fault = "1p[CPU0  ] >>PANIC<< exception(): 3rd (13) exception with no resolution\n";
+        let fault =
+            "1e[CPU0  ] exception(): 3rd (13) exception with no resolution, shutdown status is 00h, resetting\n";
         assert_eq!(judge(fault, "").triple_fault, Some("/f/bochs.log".into()));
         let trouble = |log: &str, output: &str| judge(log, output).trouble.unwrap();
         assert!(trouble("", "0p[      ] >>PANIC<< bochsrc:1: unknown cpu\n").contains("unknown cpu"));
