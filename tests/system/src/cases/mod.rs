@@ -8,6 +8,7 @@ mod options;
 mod refusals;
 mod restarts;
 mod sharing;
+mod vmx;
 
 use crate::case::{Case, Pattern};
 
@@ -25,7 +26,9 @@ pub fn all() -> Vec<Case> {
 
 /// Every test that runs in Bochs, the longest first.
 pub fn bochs() -> Vec<Case> {
-    bochs::all()
+    let mut cases = vmx::all();
+    cases.extend(bochs::all());
+    cases
 }
 
 /// The device ids of QEMU's edu.
