@@ -29,7 +29,7 @@ pub use self::kernel_frames::KernelFrames;
 pub use self::layout::DIRECT_MAP;
 pub use self::map::{MemoryMap, Region};
 pub use self::mmio::{MapMmioError, Mmio};
-pub use self::space::{map_mmio, memory_map};
+pub use self::space::{map_mmio, memory_map, physical_of};
 
 /// Where RAM at `address` is mapped. Memory that is no RAM is not mapped there at all.
 pub fn to_pointer(address: HostPhysical) -> *mut u8 {

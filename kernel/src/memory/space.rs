@@ -50,6 +50,14 @@ pub(crate) fn look_up(address: usize) -> Option<(u64, Access)> {
     interrupts::without(|| TABLES.try_lock()?.as_ref()?.look_up(address))
 }
 
+/// Where something of the hypervisor's lies in memory, for hardware that is told its address: its first byte. `None` in
+/// an ordinary process. Whoever tells it sees to it that it neither moves nor crosses a page.
+pub fn physical_of<T>(place: &T) -> Option<HostPhysical> {
+    let address = core::ptr::from_ref(place).addr();
+    let found = with_tables(|tables| Ok(tables.look_up(address))).ok()?;
+    found.map(|(physical, _)| HostPhysical::new(physical))
+}
+
 /// Maps device registers, uncached. The same registers can be mapped any number of times; the mapping stays.
 ///
 /// # Errors

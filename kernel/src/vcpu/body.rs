@@ -120,6 +120,7 @@ impl<E: VcpuEngine> Body<E> {
         self.armed = None;
         self.engine.set_nested_root(platform.nested_root());
         self.engine.set_apic_access(platform.apic_access_page());
+        self.engine.set_mailbox(endpoint.mailbox());
         if let Err(rule) = self.engine.load() {
             platform.end(End::Crash(CrashReason::InvalidState { rule }));
             return Stop::Ended;

@@ -1,6 +1,7 @@
 //! The two sides of a vendor's engine: how it enters a guest, and what it says when the guest is left.
 
 use iommu::address::HostPhysical;
+use iommu::interrupt::posted::PostedInterruptDescriptor;
 
 use super::state::{Event, Registers, Segment, SegmentName, SystemRegister, bits};
 use crate::memory::GuestPhysical;
@@ -257,6 +258,8 @@ pub trait VcpuEngine {
     fn take_interrupts(&mut self, _: &mut LocalApic) {}
     /// Brings the processor up to date with the local APIC, before the next entry.
     fn give_interrupts(&mut self, _: &LocalApic) {}
+    /// Where interrupts for this virtual CPU are posted. It stays where it is while the virtual CPU is loaded.
+    fn set_mailbox(&mut self, _: &PostedInterruptDescriptor) {}
     /// The page behind the local APIC's address, by which the processor knows accesses to it.
     fn set_apic_access(&mut self, _: Option<HostPhysical>) {}
 

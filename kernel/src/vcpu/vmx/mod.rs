@@ -18,26 +18,30 @@ mod host;
 mod host_state;
 mod machine;
 mod permissions;
+mod resident;
 mod segment;
 mod tally;
 mod vmcs;
+mod write_back;
 
 use core::cell::Cell;
 
 use iommu::address::HostPhysical;
+use iommu::interrupt::posted::PostedInterruptDescriptor;
 
 use self::apic_page::VirtualApicPage;
 use self::controls::{Delivery, Word};
 use self::exit::Left;
-use self::field::{Field16, Field32, Field64, FieldNatural};
+use self::field::{Field32, FieldNatural};
 use self::host::{Common, Vpid};
 pub use self::host::{Refusal, enable};
-use self::machine::{Resident, Scope};
+use self::machine::Resident;
 pub use self::tally::Tally;
 use self::vmcs::{Accesses, GuestState, Kept};
+use self::write_back::stale;
 use super::VcpuError;
 use super::engine::{Exit, QuickExit, VcpuEngine};
-use super::state::{Event, Exception, Register, Registers, Segment, SegmentName, SystemRegister, bits};
+use super::state::{Event, Register, Registers, Segment, SegmentName, SystemRegister, bits};
 use crate::cpu;
 use crate::memory::{self, NestedPaging, Owner};
 use crate::vapic::{LocalApic, VectorSet};
@@ -58,26 +62,6 @@ const EPT_ACCESSED_DIRTY: u64 = 1 << 6;
 const BLOCKED_BY_STI: u64 = 1 << 0;
 const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
 const BLOCKED_BY_NMI: u64 = 1 << 3;
-
-/// What the VMCS does not have yet of what the hypervisor alone changes.
-mod stale {
-    pub(super) const CR0: u32 = 1 << 0;
-    pub(super) const CR4: u32 = 1 << 1;
-    pub(super) const EFER: u32 = 1 << 2;
-    pub(super) const PAT: u32 = 1 << 3;
-    pub(super) const PRIMARY: u32 = 1 << 4;
-    pub(super) const SECONDARY: u32 = 1 << 5;
-    pub(super) const THRESHOLD: u32 = 1 << 6;
-    pub(super) const TABLE: u32 = 1 << 7;
-    pub(super) const TIMESTAMP: u32 = 1 << 8;
-    pub(super) const STATUS: u32 = 1 << 9;
-    pub(super) const EOI: u32 = 1 << 10;
-    pub(super) const POINTERS: u32 = 1 << 11;
-    pub(super) const PENDING_DEBUG: u32 = 1 << 12;
-    /// Everything that a VMCS has to say before its first entry.
-    pub(super) const FIRST: u32 = 1 << 31;
-    pub(super) const ALL: u32 = u32::MAX;
-}
 
 /// The nested paging of this machine's engine. Before the first CPU is [enabled](enable): nothing but small pages.
 pub(super) fn nested_paging() -> NestedPaging {
@@ -113,6 +97,8 @@ pub struct Vmx {
     timestamp_offset: u64,
     table: u64,
     apic_access: Option<HostPhysical>,
+    /// Where interrupts are posted, if the processor takes them from there.
+    mailbox: Option<HostPhysical>,
     primary: u32,
     secondary: u32,
     threshold: u32,
@@ -177,6 +163,7 @@ impl Vmx {
             timestamp_offset: 0,
             table: 0,
             apic_access: None,
+            mailbox: None,
             primary: common.controls.word(Word::Primary),
             secondary,
             threshold: 0,
@@ -204,179 +191,6 @@ impl Vmx {
     /// the hypervisor's to say.
     fn real_cr0(&self, value: u64) -> u64 {
         value & !(bits::CR0_CD | bits::CR0_NW) | CR0_NE
-    }
-
-    /// Writes what has changed of what the hypervisor alone changes.
-    #[cold]
-    fn write_stale(&mut self) {
-        let stale = core::mem::replace(&mut self.stale, 0);
-        let vmcs = &self.vmcs;
-        if stale & stale::FIRST != 0 {
-            self.write_first();
-        }
-        if stale & stale::CR0 != 0 {
-            vmcs.write(FieldNatural::Cr0Shadow, self.cr0);
-        }
-        if stale & stale::CR4 != 0 {
-            vmcs.write(FieldNatural::GuestCr4, self.cr4 | CR4_VMXE);
-            vmcs.write(FieldNatural::Cr4Shadow, self.cr4);
-        }
-        if stale & stale::EFER != 0 {
-            let long = if self.efer & bits::EFER_LMA == 0 { 0 } else { controls::LONG_MODE_GUEST };
-            vmcs.write(Field64::GuestEfer, self.efer);
-            vmcs.write(Field32::EntryControls, self.common.controls.word(Word::Entry) | long);
-        }
-        if stale & stale::PAT != 0 {
-            vmcs.write(Field64::GuestPat, self.page_attributes);
-        }
-        if stale & stale::PRIMARY != 0 {
-            vmcs.write(Field32::PrimaryControls, self.primary);
-        }
-        if stale & stale::SECONDARY != 0 {
-            vmcs.write(Field32::SecondaryControls, self.secondary);
-            if let Some(permissions) = permissions::permissions() {
-                let x2apic = self.secondary & controls::X2APIC_MODE != 0;
-                let map = if x2apic { permissions.msrs_with_x2apic } else { permissions.msrs };
-                vmcs.write(Field64::MsrBitmap, map.as_u64());
-            }
-        }
-        if stale & stale::THRESHOLD != 0 {
-            // One above the task priority would be refused.
-            let priority = u32::from(self.apic_page.task_priority() >> 4);
-            vmcs.write(Field32::TaskPriorityThreshold, self.threshold.min(priority));
-        }
-        if stale & stale::TABLE != 0 {
-            vmcs.write(Field64::EptPointer, self.table);
-        }
-        if stale & stale::TIMESTAMP != 0 {
-            vmcs.write(Field64::TimestampOffset, self.timestamp_offset);
-        }
-        if self.delivery != Delivery::Window {
-            if stale & stale::STATUS != 0 {
-                vmcs.write(Field16::GuestInterruptStatus, self.interrupt_status);
-            }
-            if stale & stale::EOI != 0 {
-                let fields = [Field64::EoiExit0, Field64::EoiExit1, Field64::EoiExit2, Field64::EoiExit3];
-                for (field, word) in fields.into_iter().zip(self.eoi_exits.words()) {
-                    vmcs.write(field, word);
-                }
-            }
-        }
-        if stale & stale::POINTERS != 0 {
-            let fields = [Field64::GuestPdpte0, Field64::GuestPdpte1, Field64::GuestPdpte2, Field64::GuestPdpte3];
-            for (field, pointer) in fields.into_iter().zip(self.page_pointers) {
-                vmcs.write(field, pointer);
-            }
-        }
-        if stale & stale::PENDING_DEBUG != 0 {
-            vmcs.write(FieldNatural::PendingDebug, 0);
-        }
-    }
-
-    /// Writes what never changes.
-    fn write_first(&self) {
-        let (vmcs, controls) = (&self.vmcs, &self.common.controls);
-        vmcs.write(Field32::PinControls, self.pin());
-        vmcs.write(Field32::ExitControls, controls.word(Word::Exit));
-        vmcs.write(Field32::ExceptionBitmap, EXCEPTIONS);
-        for field in [
-            Field32::PageFaultMask,
-            Field32::PageFaultMatch,
-            Field32::Cr3TargetCount,
-            Field32::ExitMsrStoreCount,
-            Field32::ExitMsrLoadCount,
-            Field32::EntryMsrLoadCount,
-            Field32::EntryInterruption,
-            Field32::ActivityState,
-        ] {
-            vmcs.write(field, 0);
-        }
-        vmcs.write(Field64::LinkPointer, u64::MAX);
-        vmcs.write(Field64::GuestDebugControl, 0);
-        vmcs.write(FieldNatural::Cr0Mask, !CR0_TS);
-        vmcs.write(FieldNatural::Cr4Mask, u64::MAX);
-        if let Some(permissions) = permissions::permissions() {
-            let [first, second] = permissions.ports;
-            vmcs.write(Field64::PortBitmapA, first.as_u64());
-            vmcs.write(Field64::PortBitmapB, second.as_u64());
-        }
-        vmcs.write(Field64::VirtualApicPage, self.apic_page.address().as_u64());
-        if self.delivery != Delivery::Window {
-            // The processor compares its address with what the guest's accesses lead to; nothing is ever read there.
-            vmcs.write(Field64::ApicAccessPage, self.apic_access.map_or(0, HostPhysical::as_u64));
-        }
-        if let Some(vpid) = &self.vpid {
-            vmcs.write(Field16::Vpid, vpid.number());
-        }
-        if self.secondary & controls::ENCLS != 0 {
-            vmcs.write(Field64::EnclsExiting, u64::MAX);
-        }
-    }
-
-    /// The pin-based controls.
-    fn pin(&self) -> u32 {
-        // What this engine does not use yet of what the processor has stays off.
-        self.common.controls.word(Word::Pin) & !(controls::PREEMPTION_TIMER | controls::POSTED_INTERRUPTS)
-    }
-
-    /// Forgets the guest's translations on this CPU.
-    #[cold]
-    fn forget_translations(&mut self) {
-        self.flush = false;
-        let capabilities = &self.common.capabilities;
-        let scope = if capabilities.invalidates_one_table() { Scope::One } else { Scope::All };
-        let mut done = machine::invalidate_tables(scope, self.table).is_ok();
-        if let Some(vpid) = &self.vpid {
-            let scope = if capabilities.invalidates_one_guest() { Scope::One } else { Scope::All };
-            done &= machine::invalidate_guests(scope, vpid.number()).is_ok();
-        }
-        if !done {
-            log::error!("INVEPT or INVVPID failed; this is a defect of Postern");
-        }
-    }
-
-    /// Says the event to be delivered.
-    fn write_injection(&self, event: Event) {
-        const VALID: u32 = 1 << 31;
-        const HAS_ERROR: u32 = 1 << 11;
-        const EXTERNAL: u32 = 0;
-        const NON_MASKABLE: u32 = 2 << 8;
-        const HARDWARE_EXCEPTION: u32 = 3 << 8;
-        let information = match event {
-            Event::Interrupt(vector) => EXTERNAL | u32::from(vector),
-            Event::NonMaskable => NON_MASKABLE | 2,
-            Event::Exception(Exception { vector, error }) => {
-                // In real mode exceptions have no error code.
-                let error = error.filter(|_| self.cr0 & bits::CR0_PE != 0);
-                if let Some(code) = error {
-                    // Only 16 bits are allowed, and there are no more in any error code but SGX's.
-                    self.vmcs.write(Field32::EntryErrorCode, code & 0x7fff);
-                }
-                HARDWARE_EXCEPTION | error.map_or(0, |_| HAS_ERROR) | u32::from(vector)
-            }
-        };
-        if event == Event::NonMaskable {
-            // It was delivered before and is delivered again, or the one before is over.
-            self.unblock(BLOCKED_BY_NMI);
-        }
-        self.vmcs.write(Field32::EntryInterruption, VALID | information);
-    }
-
-    /// Ends these kinds of blocking.
-    fn unblock(&self, kinds: u64) {
-        let blocked = self.part(Kept::Interruptibility);
-        if blocked & kinds != 0 {
-            self.state.set(Kept::Interruptibility, blocked & !kinds);
-        }
-    }
-
-    /// Whether an interrupt or an event waits for the next entry, or for the guest to take it.
-    fn awaits_delivery(&self) -> bool {
-        self.injection.is_some()
-            || match self.delivery {
-                Delivery::Window => self.primary & controls::INTERRUPT_WINDOW != 0,
-                Delivery::Virtual | Delivery::Posted => self.apic_page.has_requests(),
-            }
     }
 
     /// What each kind of exit cost in accesses to the VMCS.
@@ -805,6 +619,14 @@ impl VcpuEngine for Vmx {
         self.interrupt_status = self.apic_page.read(apic);
     }
 
+    fn set_mailbox(&mut self, mailbox: &PostedInterruptDescriptor) {
+        let place = if self.delivery == Delivery::Posted { memory::physical_of(mailbox) } else { None };
+        if place != self.mailbox {
+            self.mailbox = place;
+            self.stale |= stale::FIRST;
+        }
+    }
+
     fn set_apic_access(&mut self, page: Option<HostPhysical>) {
         if page != self.apic_access {
             self.apic_access = page;
@@ -836,57 +658,6 @@ impl VcpuEngine for Vmx {
             self.stale |= stale::SECONDARY;
             // Translations that led to the APIC-access page, or did not.
             self.flush = true;
-        }
-    }
-}
-
-impl Vmx {
-    #[cfg(target_os = "none")]
-    fn resident(&self) -> Resident {
-        if self.loaded {
-            return Resident { cr2: machine::cr2(), dr6: machine::dr6(), ..self.resident };
-        }
-        self.resident
-    }
-
-    #[cfg(not(target_os = "none"))]
-    fn resident(&self) -> Resident {
-        self.resident
-    }
-
-    /// Changes CR2 or DR6.
-    fn set_resident(&mut self, change: impl FnOnce(&mut Resident)) {
-        let before = self.resident();
-        let mut after = before;
-        change(&mut after);
-        #[cfg(target_os = "none")]
-        if self.loaded {
-            if after.cr2 != before.cr2 {
-                machine::set_cr2(after.cr2);
-            }
-            if after.dr6 != before.dr6 {
-                machine::set_dr6(after.dr6);
-            }
-        }
-        self.resident.cr2 = after.cr2;
-        self.resident.dr6 = after.dr6;
-    }
-
-    fn call(&self, at: usize) -> u64 {
-        #[cfg(target_os = "none")]
-        if self.loaded {
-            return Resident::call(at);
-        }
-        self.resident.calls.get(at).copied().unwrap_or(0)
-    }
-
-    fn set_call(&mut self, at: usize, value: u64) {
-        if let Some(call) = self.resident.calls.get_mut(at) {
-            *call = value;
-        }
-        #[cfg(target_os = "none")]
-        if self.loaded {
-            self.resident.put_call(at);
         }
     }
 }
