@@ -12,6 +12,8 @@ use crate::vcpu::VcpuError;
 
 /// The task-priority register.
 const TASK_PRIORITY: u32 = 0x80;
+/// The processor-priority register.
+const PROCESSOR_PRIORITY: u32 = 0xa0;
 /// The first in-service and request registers.
 const IN_SERVICE: u32 = 0x100;
 const REQUESTED: u32 = 0x200;
@@ -71,9 +73,9 @@ impl VirtualApicPage {
         self.status()
     }
 
-    /// Whether any vector is requested.
-    pub(super) fn has_requests(&self) -> bool {
-        (0..8).any(|word| self.get(REQUESTED + word * 16) != 0)
+    /// Whether a vector is requested whose class is above the processor priority.
+    pub(super) fn has_deliverable(&self) -> bool {
+        u32::from(self.highest(REQUESTED) >> 4) > self.get(PROCESSOR_PRIORITY) >> 4
     }
 
     /// RVI, the highest requested vector, in bits 7:0, and SVI, the highest in service, in bits 15:8. The processor looks
@@ -115,6 +117,10 @@ mod tests {
         page.set(REQUESTED + 0x70, 1 << 31);
         page.set(IN_SERVICE + 0x20, 1);
         assert_eq!(page.status(), 0x40ff);
+        page.set(PROCESSOR_PRIORITY, 0xf0);
+        assert!(!page.has_deliverable());
+        page.set(PROCESSOR_PRIORITY, 0xe0);
+        assert!(page.has_deliverable());
         page.set_task_priority(0x53);
         assert_eq!(page.task_priority(), 0x53);
     }

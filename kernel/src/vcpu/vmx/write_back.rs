@@ -209,7 +209,7 @@ impl Vmx {
         self.injection.is_some()
             || match self.delivery {
                 Delivery::Window => self.primary & controls::INTERRUPT_WINDOW != 0,
-                Delivery::Virtual | Delivery::Posted => self.apic_page.has_requests(),
+                Delivery::Virtual | Delivery::Posted => self.apic_page.has_deliverable(),
             }
     }
 }
