@@ -62,6 +62,14 @@ impl SoftOff {
     }
 }
 
+impl SoftOff {
+    /// The address of the differentiated definition block that the fixed description table names.
+    pub(super) fn block(fadt: &[u8]) -> Option<u64> {
+        let extended = u64_at(fadt, 140).filter(|address| *address != 0);
+        extended.or_else(|| u32_at(fadt, 40).map(u64::from)).filter(|address| *address != 0)
+    }
+}
+
 /// A control register's port: from the extended field, if it has one, else from the old one.
 fn control(fadt: &[u8], old: usize, extended: usize) -> Option<u16> {
     const PORT: u8 = 1;

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use acpi::sdt::{SdtHeader, Signature};
-use acpi::{AcpiError, AcpiHandler, AcpiTable, AcpiTables, AmlTable, PhysicalMapping};
+use acpi::{AcpiError, AcpiHandler, AcpiTable, AcpiTables, PhysicalMapping};
 use iommu::address::HostPhysical;
 
 use super::soft_off::{NoSoftOff, SoftOff};
@@ -175,9 +175,7 @@ impl Tables {
     /// [`NoSoftOff`].
     pub fn soft_off(&self) -> Result<SoftOff, NoSoftOff> {
         let fadt = self.fadt().map_err(|_| NoSoftOff::NoTable)?;
-        let blocks = self.0.dsdt().into_iter().chain(self.0.ssdts());
-        let bytes = |block: AmlTable| firmware_bytes(HostPhysical::new(block.address as u64), block.length as usize);
-        SoftOff::read(fadt, blocks.filter_map(bytes))
+        SoftOff::read(fadt, SoftOff::block(fadt).and_then(|address| definition_block(HostPhysical::new(address))))
     }
 
     /// The table of DMA-remapping units, whole.
@@ -188,6 +186,12 @@ impl Tables {
     pub fn dmar(&self) -> Result<&'static [u8], AcpiFault> {
         self.find::<DmarTable>("DMAR")
     }
+}
+
+/// The definition block at this address, whole. The crate would read the table that names it as one of the longest kind.
+fn definition_block(place: HostPhysical) -> Option<&'static [u8]> {
+    let header = firmware_bytes(place, size_of::<SdtHeader>()).filter(|header| header.starts_with(b"DSDT"))?;
+    firmware_bytes(place, announced_length(header)??)
 }
 
 #[cfg(test)]
