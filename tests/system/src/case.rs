@@ -199,10 +199,11 @@ impl Case {
         self
     }
 
-    /// The same on a machine that is paused and continued all the time from a guest's first line on.
+    /// The same on a machine that is paused and continued all the time from a guest's first line on, and stays as it is
+    /// at the end.
     pub fn disturbed(mut self) -> Self {
         self.disturbed = true;
-        self
+        self.stays()
     }
 
     /// The same on a machine that stays as it is at the end.

@@ -14,6 +14,9 @@ use crate::summary::{self, VmSummary};
 /// How long more lines are awaited after a machine's last words: other CPUs may have something to say too.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Signals by which a program ends that has a defect (signal(7)): SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV.
+const CRASHES: [i32; 6] = [4, 5, 6, 7, 8, 11];
+
 /// The part of the hypervisor that reports its own failures.
 const FAILURE_ROOM: &str = "fault";
 
@@ -98,7 +101,9 @@ impl Ended {
     /// A QEMU that ended with this status and said this.
     pub fn qemu(status: ExitStatus, complaints: &str, triple_fault: Option<PathBuf>) -> Self {
         let told = || complaints.lines().find(|line| line.contains("terminating on signal"));
-        let trouble = if let Some(signal) = status.signal() {
+        let trouble = if let Some(signal) = status.signal().filter(|signal| CRASHES.contains(signal)) {
+            Some(format!("QEMU itself crashed (signal {signal}); this is a defect of QEMU's"))
+        } else if let Some(signal) = status.signal() {
             Some(format!("QEMU was killed by signal {signal}, which came from outside"))
         } else if !status.success() {
             Some(format!("QEMU failed ({status}): {complaints}"))
@@ -242,6 +247,7 @@ mod tests {
         let said = |log: &str, ended: Ended| death(&lines(log), &ended).unwrap();
         assert!(said(FAULT, ended(0, "")).contains("the hypervisor failed: cpu 1: page fault"));
         assert!(said("", ended(9, "")).contains("killed by signal 9"));
+        assert!(said("", ended(11, "")).contains("QEMU itself crashed (signal 11)"));
         assert!(said("", ended(256, "qemu: no such device")).contains("no such device"));
         let terminated = "qemu-system-x86_64: terminating on signal 15 from pid 7 (kill)";
         assert!(said(RESETS, ended(0, terminated)).contains("from pid 7"));

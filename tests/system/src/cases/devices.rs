@@ -15,7 +15,8 @@ fn interrupts() -> Case {
         exerciser("msi", "0", "test=msi count=5000", &format!("debug_exit = true\ndevices = [\"{EDU}\"]")),
         exerciser("msix", "1", "test=msix count=200", &format!("debug_exit = true\ndevices = [\"{NVME}\"]")),
     ];
-    Case::new("interrupts-counted", configuration(&vms))
+    let given_back = |vm| Pattern::hypervisor(&format!("summary vm={vm} ... frames=0"));
+    Case::new("interrupts-counted", configuration(&vms).replacen("\"reset\"", "\"halt\"", 1))
         .on(Hardware::default().edu())
         .with_disk(1)
         .disturbed()
@@ -23,6 +24,8 @@ fn interrupts() -> Case {
         .expect(Pattern::guest("msix", "counted=200"))
         .expect(ended("msi", "msi"))
         .expect(ended("msix", "msix"))
+        .expect(given_back("msi"))
+        .expect(given_back("msix"))
         .forbid(Pattern::guest("msi", "failed"))
         .forbid(Pattern::guest("msix", "failed"))
 }

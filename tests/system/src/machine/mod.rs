@@ -11,8 +11,10 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -60,12 +62,13 @@ pub trait Running {
     /// When the emulator does not obey.
     fn stop(self: Box<Self>) -> Result<Ended>;
 
-    /// From now on pauses the machine and lets it go on, again and again: each time the emulator's threads leave the
-    /// guest at a place where they rarely do.
+    /// From now on until it is stopped pauses the machine and lets it go on, again and again: each time the emulator's
+    /// threads leave the guest at a place where they rarely do. Not for machines that end by themselves: QEMU crashes
+    /// when it is paused while it ends.
     ///
     /// # Errors
     /// Where the emulator cannot do that.
-    fn disturb(&self) -> Result<()> {
+    fn disturb(&mut self) -> Result<()> {
         bail!("this emulator cannot be paused from outside")
     }
 }
@@ -78,6 +81,7 @@ pub struct Machine {
     errors: PathBuf,
     /// Where QEMU notes processors that are reset, with their registers.
     debug: PathBuf,
+    disturbance: Option<Disturbance>,
     /// Restored last, when QEMU has let go of it.
     _terminal: Option<Terminal>,
 }
@@ -125,7 +129,7 @@ impl Machine {
             let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
             thread::spawn(move || listen(output, log, &sender));
         }
-        Ok(Self { child, lines, monitor, errors, debug, _terminal: terminal })
+        Ok(Self { child, lines, monitor, errors, debug, disturbance: None, _terminal: terminal })
     }
 
     /// Waits for QEMU's end.
@@ -148,16 +152,15 @@ impl Running for Machine {
     }
 
     fn stop(mut self: Box<Self>) -> Result<Ended> {
+        self.disturbance = None;
         if self.child.try_wait().context("cannot ask for QEMU's state")?.is_none() {
             Monitor::connect(&self.monitor)?.quit()?;
         }
         self.ended()
     }
 
-    fn disturb(&self) -> Result<()> {
-        let monitor = self.monitor.clone();
-        // A connection a time: the monitor serves one, and `stop` needs it too.
-        thread::spawn(move || while Monitor::connect(&monitor).is_ok_and(|mut monitor| monitor.interrupt().is_ok()) {});
+    fn disturb(&mut self) -> Result<()> {
+        self.disturbance = Some(Disturbance::of(Monitor::connect(&self.monitor)?));
         Ok(())
     }
 }
@@ -168,6 +171,29 @@ impl Drop for Machine {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.monitor);
+    }
+}
+
+/// A thread that pauses a machine and lets it go on. Ending it lets the machine go on.
+struct Disturbance {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Disturbance {
+    fn of(mut monitor: Monitor) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = thread::spawn(move || while !told.load(Ordering::Relaxed) && monitor.interrupt().is_ok() {});
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Disturbance {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // A thread that panicked has said so.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
